@@ -1,0 +1,1 @@
+"""How a checkpoint comes to be: read, chunk, embed, window, loss, checkpoint, gate, report."""
