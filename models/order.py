@@ -1,0 +1,69 @@
+"""The order verifier: of two chunks of one document, the probability that the second comes later.
+
+Shapes: ``...`` any batch shape, D dimension, H hidden.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class OrderVerifier(nn.Module):
+    """Antisymmetric pair classifier on ``[a, b, a*b, a-b]``.
+
+    ``logit(a, b) = (f(a, b) - f(b, a)) / tau``, so that P(b after a) + P(a after b) = 1 whatever
+    the weights; ``tau`` is a calibration temperature fitted on validation documents (Guo et al.,
+    ICML 2017).
+
+    The first layer of ``f`` is linear in its four parts, so it is kept as three maps: one of the
+    first chunk, one of the second, one of their product (``a - b`` is absorbed by the first two).
+    The product's map is shared by both directions, and chunk maps can be computed once a chunk.
+
+    Args:
+        dimension: D of the chunk vectors.
+        hidden: H, width of the hidden layer.
+        dropout: Dropout rate while training.
+    """
+
+    tau: Tensor
+
+    def __init__(self, dimension: int, hidden: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.first = nn.Linear(dimension, hidden)
+        self.second = nn.Linear(dimension, hidden, bias=False)
+        self.product = nn.Linear(dimension, hidden, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        self.middle = nn.Linear(hidden, hidden // 2)
+        self.out = nn.Linear(hidden // 2, 1, bias=False)
+        self.register_buffer("tau", torch.ones(()))
+
+    def forward(self, a_XD: Tensor, b_XD: Tensor) -> Tensor:
+        """Log-odds that ``b`` comes after ``a``.
+
+        Args:
+            a_XD: Unit vectors (..., D).
+            b_XD: Unit vectors (..., D), broadcastable against ``a_XD``.
+
+        Returns:
+            Logits (...), calibrated once ``tau`` has been fitted.
+        """
+        scale = a_XD.shape[-1] ** 0.5  # products of unit vectors are tiny; bring them to order 1
+        product_XH = self.product(a_XD * b_XD * scale)
+        forth = self._head(self.first(a_XD) + self.second(b_XD) + product_XH)
+        back = self._head(self.first(b_XD) + self.second(a_XD) + product_XH)
+        return (forth - back) / self.tau
+
+    def _head(self, pre_XH: Tensor) -> Tensor:
+        hidden_XH = self.dropout(functional.gelu(pre_XH))
+        out: Tensor = self.out(functional.gelu(self.middle(hidden_XH))).squeeze(-1)
+        return out
+
+
+def probability_after(logit: Tensor) -> Tensor:
+    """Turn log-odds into float64 probabilities whose swapped pair is exactly 1 minus them.
+
+    The half from 0.5 to 1 is computed and the other half subtracted from 1; that subtraction is
+    exact in floating point, so ``p(-z) == 1 - p(z)`` to the last bit.
+    """
+    upper = torch.sigmoid(logit.double().abs())
+    return torch.where(logit >= 0, upper, 1.0 - upper)

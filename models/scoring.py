@@ -1,0 +1,224 @@
+"""The one scoring path: offline evaluation and the service both call this, and nothing else does.
+
+    score(x) = cos(q, g(x)) + order_weight * logit P(x after c_L)
+
+The first part is the mixture's, the second the order verifier's; both are answered beside their
+sum. Training-free methods (``direct``, ``mean``) and the query tower score by cosine alone, in the
+raw space.
+
+Shapes: B batch, L window, K candidates, N chunks, D dimension. Arrays are float32 numpy.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.model import P8Model
+from models.order import probability_after
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+PROJECT_BLOCK = 8192
+
+
+class Method(StrEnum):
+    """Ways to turn a window into a query."""
+
+    P8 = "p8"
+    TOWER = "tower"
+    DIRECT = "direct"
+    MEAN = "mean"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queries:
+    """A batch of queries and what they were made from."""
+
+    method: Method
+    vectors_BD: Floats
+    """Unit queries: in the model's space for ``p8``, in the raw space otherwise."""
+    alpha_BL: Floats
+    """Mixture weights over the window; one-hot for ``direct``, zeros for ``tower``."""
+    last_BD: Floats
+    """Raw vector of each window's last chunk, which the order part refers to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Candidate scores and the parts that sum to them."""
+
+    total_BK: Floats
+    mixture_BK: Floats
+    order_BK: Floats
+
+
+class Scorer:
+    """Scores candidates with a trained model, or without any.
+
+    Args:
+        model: Networks in evaluation mode, or None for the training-free methods alone.
+        window: L, used when there is no model.
+        order_weight: Weight of the order verifier's log-odds in the score of ``p8``.
+    """
+
+    def __init__(
+        self, model: P8Model | None = None, *, window: int = 5, order_weight: float = 0.0
+    ) -> None:
+        self.model = None if model is None else model.eval()
+        self.window = window if model is None else model.config.window
+        self.order_weight = order_weight
+
+    def pack(self, windows: Sequence[Floats]) -> tuple[Floats, Bools]:
+        """Right-align windows of 1 to L unit vectors (l, D) into (B, L, D) and a mask (B, L).
+
+        Raises:
+            ValueError: If a window is empty or longer than L.
+        """
+        context_BLD = np.zeros((len(windows), self.window, windows[0].shape[-1]), np.float32)
+        mask_BL = np.zeros((len(windows), self.window), np.bool_)
+        for row, chunks in enumerate(windows):
+            if not 1 <= len(chunks) <= self.window:
+                raise ValueError(f"context: expected 1 to {self.window} chunks, got {len(chunks)}")
+            context_BLD[row, -len(chunks) :] = chunks
+            mask_BL[row, -len(chunks) :] = True
+        return context_BLD, mask_BL
+
+    @torch.inference_mode()
+    def project(self, chunks_ND: Floats) -> Floats:
+        """Map raw unit vectors (N, D) into the space that ``p8`` queries are scored in."""
+        if self.model is None or self.model.config.space == "raw":
+            return np.ascontiguousarray(chunks_ND, dtype=np.float32)
+        projected_ND = np.empty(chunks_ND.shape, np.float32)
+        for start in range(0, len(chunks_ND), PROJECT_BLOCK):
+            rows = slice(start, start + PROJECT_BLOCK)
+            projected_ND[rows] = _numpy(self.model.p8.project(_tensor(chunks_ND[rows])))
+        return projected_ND
+
+    @torch.inference_mode()
+    def query(self, context_BLD: Floats, mask_BL: Bools, method: Method) -> Queries:
+        """Turn windows into queries.
+
+        Args:
+            context_BLD: Raw unit vectors, right-aligned, zeros where the mask is False.
+            mask_BL: True where a chunk is present; the last column is all True.
+            method: Which query to make.
+
+        Raises:
+            ValueError: If ``method`` needs a network that is not there.
+        """
+        last_BD = np.ascontiguousarray(context_BLD[:, -1])
+        alpha_BL = np.zeros(mask_BL.shape, np.float32)
+        if method is Method.DIRECT:
+            alpha_BL[:, -1] = 1.0
+            query_BD = last_BD
+        elif method is Method.MEAN:
+            alpha_BL = (mask_BL / mask_BL.sum(1, keepdims=True)).astype(np.float32)
+            query_BD = _unit(np.einsum("bl,bld->bd", alpha_BL, context_BLD))
+        elif method is Method.P8:
+            output = self._model().p8(_tensor(context_BLD), torch.from_numpy(mask_BL))
+            query_BD, alpha_BL = _numpy(output.query_BD), _numpy(output.alpha_BL)
+        else:
+            tower = self._model().tower
+            if tower is None:
+                raise ValueError("method: expected one that the checkpoint holds, got 'tower'")
+            query_BD = _numpy(tower(_tensor(context_BLD), torch.from_numpy(mask_BL)))
+        return Queries(method=method, vectors_BD=query_BD, alpha_BL=alpha_BL, last_BD=last_BD)
+
+    @torch.inference_mode()
+    def score(
+        self, queries: Queries, raw_BKD: Floats, projected_BKD: Floats | None = None
+    ) -> Scores:
+        """Score candidates exactly.
+
+        Args:
+            queries: What ``query`` answered.
+            raw_BKD: Raw unit candidate vectors, or (K, D) shared by the whole batch.
+            projected_BKD: The same in the model's space, if it is at hand already.
+
+        Returns:
+            Totals and parts, each (B, K).
+        """
+        if queries.method is not Method.P8:
+            space_BKD = raw_BKD
+        elif projected_BKD is not None:
+            space_BKD = projected_BKD
+        else:
+            space_BKD = self.project(raw_BKD.reshape(-1, raw_BKD.shape[-1])).reshape(raw_BKD.shape)
+        mixture_BK = cosine(queries.vectors_BD, space_BKD)
+        order_BK = np.zeros_like(mixture_BK)
+        if queries.method is Method.P8 and self.order_weight:
+            raw = _tensor(raw_BKD) if raw_BKD.ndim == 3 else _tensor(raw_BKD)[None]
+            logits = self._model().order(_tensor(queries.last_BD)[:, None], raw)
+            order_BK = np.float32(self.order_weight) * _numpy(logits)
+        return Scores(total_BK=mixture_BK + order_BK, mixture_BK=mixture_BK, order_BK=order_BK)
+
+    @torch.inference_mode()
+    def order_logits(self, a_ND: Floats, b_ND: Floats) -> Floats:
+        """Calibrated log-odds (N,) that b comes after a; exactly negated when a and b swap.
+
+        Floating-point sums may differ in their last bit from one argument order to the other, so
+        each pair is evaluated in one canonical order and its sign restored.
+        """
+        swap_N = np.array([a.tobytes() > b.tobytes() for a, b in zip(a_ND, b_ND, strict=True)])
+        first_ND = np.where(swap_N[:, None], b_ND, a_ND)
+        second_ND = np.where(swap_N[:, None], a_ND, b_ND)
+        logits_N = _numpy(self._model().order(_tensor(first_ND), _tensor(second_ND)))
+        return np.where(swap_N, -logits_N, logits_N)
+
+    def order_probability(self, a_ND: Floats, b_ND: Floats) -> NDArray[np.float64]:
+        """P(b after a) for each pair, (N,); swapping a and b gives exactly 1 minus it."""
+        probability = probability_after(torch.from_numpy(self.order_logits(a_ND, b_ND)))
+        return np.asarray(probability.numpy(), np.float64)
+
+    def _model(self) -> P8Model:
+        if self.model is None:
+            raise ValueError("model: expected a trained checkpoint, got none")
+        return self.model
+
+
+def cosine(query_BD: Floats, candidates_BKD: Floats) -> Floats:
+    """Dot products (B, K) of queries with their own (B, K, D) or shared (K, D) candidates."""
+    if candidates_BKD.ndim == 2:
+        return np.asarray(query_BD @ candidates_BKD.T, np.float32)
+    return np.asarray(np.einsum("bd,bkd->bk", query_BD, candidates_BKD), np.float32)
+
+
+def best_first(scores_BK: Floats, top_k: int | None = None) -> NDArray[np.int64]:
+    """Columns by falling score, (B, top_k); equal scores keep their column order."""
+    order_BK = np.argsort(-scores_BK, axis=-1, kind="stable")
+    return order_BK[:, :top_k].astype(np.int64)
+
+
+def cos_anchor(query_BD: Floats, context_BLD: Floats, mask_BL: Bools) -> NDArray[np.float64]:
+    """Cosine (B,) between each query and its orthogonal projection onto span(context).
+
+    1 for every constrained mixture in its own space; lower for a query that left the span.
+    """
+    anchors = np.empty(len(query_BD))
+    for row, (query_D, chunks_LD, mask_L) in enumerate(
+        zip(query_BD, context_BLD, mask_BL, strict=True)
+    ):
+        basis_Dl = chunks_LD[mask_L].T.astype(np.float64)
+        weights, *_ = np.linalg.lstsq(basis_Dl, query_D.astype(np.float64), rcond=None)
+        shadow_D = basis_Dl @ weights
+        anchors[row] = np.linalg.norm(shadow_D) / max(np.linalg.norm(query_D), 1e-12)
+    return anchors
+
+
+def _unit(rows_ND: Floats) -> Floats:
+    norms_N: Floats = np.linalg.norm(rows_ND, axis=-1, keepdims=True).astype(np.float32)
+    safe_N: Floats = np.maximum(norms_N, np.float32(1e-12))
+    return rows_ND / safe_N
+
+
+def _tensor(array: Floats) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def _numpy(tensor: torch.Tensor) -> Floats:
+    return np.asarray(tensor.numpy(), np.float32)
