@@ -206,7 +206,7 @@ def cos_anchor(query_BD: Floats, context_BLD: Floats, mask_BL: Bools) -> NDArray
         basis_Dl = chunks_LD[mask_L].T.astype(np.float64)
         weights, *_ = np.linalg.lstsq(basis_Dl, query_D.astype(np.float64), rcond=None)
         shadow_D = basis_Dl @ weights
-        anchors[row] = np.linalg.norm(shadow_D) / max(np.linalg.norm(query_D), 1e-12)
+        anchors[row] = float(np.linalg.norm(shadow_D)) / max(float(np.linalg.norm(query_D)), 1e-12)
     return anchors
 
 
