@@ -1,0 +1,196 @@
+"""The training loop: batches of documents, one loss, validation and the kill criteria an epoch."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from models.config import P8Config
+from models.model import P8Model
+from models.p8 import QTower
+from models.scoring import Floats, Method, Scorer
+from training.batches import Batch, batches
+from training.config import TrainConfig
+from training.evaluation import tally_methods
+from training.gate import kill_reason
+from training.losses import combined_p8_loss, listwise_ranking_loss
+from training.protocols import project_documents
+from training.state import Progress, load_state, save_state
+from training.windows import Rows
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def train_model(
+    shape: P8Config,
+    config: TrainConfig,
+    train: Sequence[Floats],
+    validation: Sequence[Floats],
+    *,
+    keep: Sequence[Rows] | None = None,
+    state_folder: Path,
+    identity: dict[str, Any],
+    report: Report = lambda line: None,
+) -> tuple[P8Model, Progress]:
+    """Train, resuming an unfinished run of the same identity.
+
+    Args:
+        shape: Shape of the networks.
+        config: Options.
+        train: Documents to learn from, each (n, D) with n >= 2.
+        validation: Documents that decide about the best epoch and early stopping.
+        keep: For each training document the ``next`` rows to train on; all if None.
+        state_folder: Where the unfinished run's state lies.
+        identity: What must be equal for a resume: options and data fingerprint.
+        report: Called with each epoch's line of metrics.
+
+    Returns:
+        The model with the best epoch's weights, in evaluation mode, and the run's progress.
+
+    Raises:
+        ResumeError: If an unfinished run with another identity lies in ``state_folder``.
+    """
+    torch.manual_seed(config.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = P8Model(shape).to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    progress = load_state(state_folder, identity, model, optimizer)
+    steps = math.ceil(len(train) / config.batch_documents)
+    direct = _direct_r5(shape.window, validation)
+    while progress.epoch < config.epochs and progress.killed is None:
+        if progress.epoch - progress.best_epoch >= config.patience and progress.epoch:
+            break
+        started = time.perf_counter()
+        epoch = progress.epoch
+        torch.manual_seed(int(np.random.SeedSequence([config.seed, epoch]).generate_state(1)[0]))
+        means = _run_epoch(model, optimizer, train, keep, config, epoch, steps)
+        line = {"epoch": epoch + 1, **means, **_validate(model, validation)}
+        line["validation_r@5_minus_direct"] = line["validation_r@5"] - direct
+        progress.epoch += 1
+        if line["validation_mrr@10"] > progress.best_score:
+            progress.best_score, progress.best_epoch = line["validation_mrr@10"], progress.epoch
+            progress.best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        progress.killed = kill_reason(
+            progress.epoch, line["validation_margin"], line["validation_r@5_minus_direct"]
+        )
+        line["seconds"] = round(time.perf_counter() - started, 3)
+        progress.seconds += line["seconds"]
+        progress.history.append(line)
+        save_state(state_folder, identity, progress, model, optimizer)
+        report(line)
+    model.load_state_dict(progress.best, strict=True)
+    return model.cpu().eval(), progress
+
+
+def learning_rate_at(step: int, total: int, config: TrainConfig) -> float:
+    """Linear warm-up to the peak, then cosine decay to zero; ``step`` counts from 0."""
+    warm = max(1, round(config.warmup * total))
+    if step < warm:
+        return config.learning_rate * (step + 1) / warm
+    share = (step - warm) / max(1, total - warm)
+    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def _run_epoch(
+    model: P8Model,
+    optimizer: torch.optim.Optimizer,
+    train: Sequence[Floats],
+    keep: Sequence[Rows] | None,
+    config: TrainConfig,
+    epoch: int,
+    steps: int,
+) -> dict[str, float]:
+    model.train()
+    sums = np.zeros(4)
+    bar = tqdm(
+        batches(train, keep, config, model.config.window, epoch),
+        total=steps,
+        desc=f"epoch {epoch + 1}/{config.epochs}",
+        unit="batch",
+        mininterval=0.5,
+        leave=False,
+    )
+    for number, batch in enumerate(bar):
+        rate = learning_rate_at(epoch * steps + number, config.epochs * steps, config)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        parts = train_step(model, optimizer, batch, config)
+        sums += parts
+        if number % 10 == 9:
+            bar.set_postfix(loss=f"{sums[0] / (number + 1):.3f}")
+    means = sums / steps
+    names = ("loss", "listwise", "margin_hinge", "order")
+    return {f"train_{name}": float(mean) for name, mean in zip(names, means, strict=True)}
+
+
+def train_step(
+    model: P8Model, optimizer: torch.optim.Optimizer, batch: Batch, config: TrainConfig
+) -> tuple[float, float, float, float]:
+    """One step of the optimizer; returns the loss and its three parts."""
+    device = next(model.parameters()).device
+    # bfloat16 only where the machine gains from it; plain CPUs of the AVX2 kind lose.
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        chunks_ND = batch.chunks_ND.to(device)
+        projected_ND = model.p8.project(chunks_ND)
+        context_WL, mask_WL = batch.context_WL.to(device), batch.mask_WL.to(device)
+        query_WD = model.p8.mix(projected_ND[context_WL], mask_WL).query_BD
+        logit_P = model.order(chunks_ND[batch.first_P], chunks_ND[batch.second_P])
+        loss = combined_p8_loss(
+            query_WD,
+            projected_ND,
+            batch.next_W.to(device),
+            batch.prev_W.to(device),
+            logit_P,
+            batch.later_P.to(device),
+            weights=config.loss,
+            mask_BK=batch.allowed_WN.to(device),
+            log_weight_BK=batch.log_weight_WN.to(device),
+        )
+        total = loss.total
+        if model.tower is not None:
+            total = total + _tower_loss(model.tower, chunks_ND, batch, config)
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(total)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    optimizer.step()
+    return loss.total.item(), loss.listwise.item(), loss.margin.item(), loss.order.item()
+
+
+def _tower_loss(
+    tower: QTower, chunks_ND: torch.Tensor, batch: Batch, config: TrainConfig
+) -> torch.Tensor:
+    context_WLD = chunks_ND[batch.context_WL] * batch.mask_WL.to(chunks_ND.device)[..., None]
+    return listwise_ranking_loss(
+        tower(context_WLD, batch.mask_WL.to(chunks_ND.device)),
+        chunks_ND,
+        batch.next_W.to(chunks_ND.device),
+        mask_BK=batch.allowed_WN.to(chunks_ND.device),
+        log_weight_BK=batch.log_weight_WN.to(chunks_ND.device),
+        temperature=config.loss.temperature,
+    )
+
+
+def _direct_r5(window: int, validation: Sequence[Floats]) -> float:
+    scorer = Scorer(window=window)
+    tallies, _ = tally_methods(scorer, project_documents(scorer, validation), [Method.DIRECT])
+    return tallies[Method.DIRECT].in_document.mean("r@5")
+
+
+def _validate(model: P8Model, validation: Sequence[Floats]) -> dict[str, float]:
+    """Mixture-only ranking on the validation documents (the order weight comes later)."""
+    device = next(model.parameters()).device
+    scorer = Scorer(model.cpu())
+    tallies, _ = tally_methods(scorer, project_documents(scorer, validation), [Method.P8])
+    tally = tallies[Method.P8].in_document
+    model.to(device)
+    return {
+        f"validation_{metric}": tally.mean(metric)
+        for metric in ("r@1", "r@5", "mrr@10", "margin", "margin_last")
+    }
