@@ -93,6 +93,10 @@ class VectorIndex:
             )
         return faiss.SearchParameters(**arguments) if arguments else None
 
+    def vectors(self) -> Floats:
+        """Read the indexed vectors back, (N, D): exactly for Flat and HNSW over Flat."""
+        return np.asarray(self._index.reconstruct_n(0, self.size), np.float32)
+
     def save(self, path: Path, fingerprint: dict[str, Any]) -> None:
         """Write the index and, last, a manifest that says what it was built from."""
         manifest_path = _manifest(path)

@@ -1,0 +1,102 @@
+"""Puts the application together."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from service.embedding import LoadEmbedder, load_installed
+from service.errors import (
+    InvalidRequestError,
+    MethodNotAllowedError,
+    NotFoundError,
+    RequestError,
+    ServiceError,
+)
+from service.lifecycle import Service
+from service.middleware import RequestMiddleware, problem_response
+from service.openapi import describe
+from service.routes import router
+from service.settings import Settings
+
+API_VERSION = "1"
+
+
+def create_app(
+    settings: Settings,
+    *,
+    load_embedder: LoadEmbedder = load_installed,
+    announce: Callable[[str], None] = lambda _: None,
+) -> FastAPI:
+    """Build the application; nothing is loaded before its lifespan starts.
+
+    Args:
+        settings: All settings.
+        load_embedder: Loads an embedding model by name, at the first text.
+        announce: Told one line about a checkpoint that cannot serve, and one when ready.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = Service(settings, load_embedder, announce)
+        app.state.service = service
+        service.start()
+        try:
+            yield
+        finally:
+            service.stop()
+
+    app = FastAPI(
+        title="nextchunk",
+        version=API_VERSION,
+        summary="Which chunk of a document comes next, and which of two comes first.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(router)
+    app.add_middleware(RequestMiddleware, body_limit_bytes=settings.body_limit_bytes)
+    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.openapi = lambda: _cached_openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _cached_openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        app.openapi_schema = describe(app)
+    return app.openapi_schema
+
+
+async def _on_service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    return problem_response(error, request.state.request_id)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    problem: ServiceError
+    if error.status_code == NotFoundError.status:
+        problem = NotFoundError("there is nothing at this path")
+    elif error.status_code == MethodNotAllowedError.status:
+        problem = MethodNotAllowedError(f"{request.method} is not allowed at this path")
+    elif error.status_code < 500:
+        problem = RequestError("the request could not be read")
+    else:
+        problem = ServiceError("the service failed")
+    return problem_response(problem, request.state.request_id, headers)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    wanted = first["msg"].removeprefix("Input should be ")
+    problem = InvalidRequestError(field, wanted, repr(first["input"])[:40])
+    return problem_response(problem, request.state.request_id)

@@ -1,0 +1,41 @@
+"""``serve``: answer over HTTP until told to stop."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from service.settings import SettingsError, add_flags, settings_from
+
+if TYPE_CHECKING:
+    from service.commands import Subparsers
+
+
+def register(subparsers: "Subparsers") -> None:
+    """Add the command and its flags, one for each setting."""
+    parser = subparsers.add_parser(
+        "serve",
+        help="answer over HTTP",
+        description="Answer over HTTP until told to stop. Log lines go to stderr as JSON.",
+    )
+    add_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command until a signal stops it."""
+    try:
+        settings = settings_from(args)
+    except SettingsError as error:
+        print(f"serve: {error}", file=sys.stderr)
+        return 2
+    from service.logs import configure
+    from service.server import build_server
+
+    configure(settings.log_level)
+    server = build_server(settings, announce=_say)
+    server.run()
+    return 0 if server.started else 1
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

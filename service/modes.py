@@ -1,0 +1,170 @@
+"""Which way a request is answered, and why not by P8 (DESIGN: the gate, and the fallback)."""
+
+import dataclasses
+import logging
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from models.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    CheckpointMissingError,
+    load_checkpoint,
+)
+from models.scoring import Method, Scorer
+from service.errors import ModelUnavailableError, OrderUnavailableError
+
+log = logging.getLogger(__name__)
+
+
+class Mode(StrEnum):
+    """What a client may ask for."""
+
+    AUTO = "auto"
+    P8 = "p8"
+    RETRIEVAL = "retrieval"
+
+
+class FallbackReason(StrEnum):
+    """Why ``auto`` did not answer by P8."""
+
+    NO_CHECKPOINT = "no_checkpoint"
+    GATE_FAILED = "gate_failed"
+    CHECKPOINT_INVALID = "checkpoint_invalid"
+    DIMENSION_MISMATCH = "dimension_mismatch"
+    DEADLINE = "deadline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelState:
+    """What became of the configured checkpoint."""
+
+    checkpoint: Checkpoint | None
+    """Loaded, whether or not it can be used."""
+    reason: FallbackReason | None
+    """Why ``auto`` falls back; None if it uses P8."""
+    detail: str | None
+    """One line for a person, if there is a reason."""
+
+    @property
+    def usable(self) -> Checkpoint | None:
+        """The checkpoint, if it is valid and fits the index, whatever its gate said."""
+        fits = self.reason in (None, FallbackReason.GATE_FAILED)
+        return self.checkpoint if fits else None
+
+    @property
+    def status(self) -> str:
+        """``ok``, or the reason."""
+        return "ok" if self.reason is None else str(self.reason)
+
+    def scorer(self) -> Scorer:
+        """Build the scorer: with the networks if they are usable, else training-free."""
+        if self.usable is None:
+            return Scorer()
+        return Scorer(self.usable.model, order_weight=self.usable.order_weight)
+
+    @property
+    def retrieval(self) -> Method:
+        """The best method that is not P8."""
+        if self.usable is not None and self.usable.tower_passed:
+            return Method.TOWER
+        return Method.DIRECT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How one request is answered."""
+
+    mode: Mode
+    """``p8`` or ``retrieval``."""
+    method: Method
+    reason: FallbackReason | None
+
+
+def load_state(path: Path | None, dimension: int) -> ModelState:
+    """Load a checkpoint for an index of dimension D; whatever is wrong with it becomes a reason."""
+    if path is None:
+        return _state(None, FallbackReason.NO_CHECKPOINT, "no checkpoint was given")
+    state = _load(path, dimension)
+    if state.detail is None:
+        return state
+    # Clients read the detail too, and the machine's folders are not theirs to know.
+    shown = " ".join(state.detail.replace(str(path), path.name).split())
+    return dataclasses.replace(state, detail=shown)
+
+
+def _load(path: Path, dimension: int) -> ModelState:
+    try:
+        checkpoint = load_checkpoint(path)
+        _check_numbers(checkpoint)
+    except CheckpointMissingError as error:
+        return _state(None, FallbackReason.NO_CHECKPOINT, str(error))
+    except CheckpointError as error:
+        return _state(None, FallbackReason.CHECKPOINT_INVALID, str(error))
+    except Exception as error:  # a foreign folder can fail anywhere, and must not stop the start
+        log.warning("checkpoint failed to load with %s", type(error).__name__)
+        detail = f"{path}: {type(error).__name__} while loading"
+        return _state(None, FallbackReason.CHECKPOINT_INVALID, detail)
+    found = checkpoint.model.config.dimension
+    if found != dimension:
+        detail = f"{path}: expected dimension {dimension} of the index, got {found}"
+        return _state(checkpoint, FallbackReason.DIMENSION_MISMATCH, detail)
+    if not checkpoint.passed:
+        detail = f"{path}: its gate verdict is {checkpoint.gate.get('verdict')!r}"
+        return _state(checkpoint, FallbackReason.GATE_FAILED, detail)
+    return ModelState(checkpoint=checkpoint, reason=None, detail=None)
+
+
+def choose(wanted: Mode, state: ModelState) -> Choice:
+    """Choose how to answer.
+
+    Raises:
+        ModelUnavailableError: If P8 is insisted on and there is no usable checkpoint.
+    """
+    if wanted is Mode.RETRIEVAL:
+        return Choice(mode=Mode.RETRIEVAL, method=state.retrieval, reason=None)
+    if wanted is Mode.P8 and state.usable is None:
+        raise ModelUnavailableError(
+            f"mode p8 needs a usable checkpoint: {state.detail}", reason=state.status
+        )
+    if wanted is Mode.P8 or state.reason is None:
+        return Choice(mode=Mode.P8, method=Method.P8, reason=None)
+    return Choice(mode=Mode.RETRIEVAL, method=state.retrieval, reason=state.reason)
+
+
+def out_of_time() -> Choice:
+    """Fall back to what needs no network at all."""
+    return Choice(mode=Mode.RETRIEVAL, method=Method.DIRECT, reason=FallbackReason.DEADLINE)
+
+
+def require_order(state: ModelState) -> Checkpoint:
+    """Return the checkpoint whose verifier answers order.
+
+    Raises:
+        OrderUnavailableError: If none is usable.
+    """
+    if state.usable is None:
+        raise OrderUnavailableError(
+            f"order needs a usable checkpoint: {state.detail}", reason=state.status
+        )
+    return state.usable
+
+
+def _state(checkpoint: Checkpoint | None, reason: FallbackReason, detail: str) -> ModelState:
+    return ModelState(checkpoint=checkpoint, reason=reason, detail=detail)
+
+
+def _check_numbers(checkpoint: Checkpoint) -> None:
+    """Check what the checkpoint format leaves open and scoring would trip over later.
+
+    Raises:
+        CheckpointError: If the order weight is not finite, or a verdict is not where it belongs.
+    """
+    if not math.isfinite(checkpoint.order_weight):
+        raise CheckpointError(f"order_weight: expected a number, got {checkpoint.order_weight}")
+    tower: Any = checkpoint.gate.get("tower")
+    if tower is not None and not isinstance(tower, dict):
+        raise CheckpointError(f"gate.json: tower: expected an object, got {type(tower).__name__}")

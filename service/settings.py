@@ -1,0 +1,106 @@
+"""What can be set, each by a flag of ``serve`` or by an environment variable ``NEXTCHUNK_…``.
+
+Settings are built in ``__main__``'s commands, never at import. ``docs/configuration.md`` has a row
+for each, and a test compares the two.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "NEXTCHUNK_"
+
+
+class Settings(BaseSettings):
+    """Settings of the service; a flag wins over the environment, and that over the default."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    data: Path = Field(description="Folder of the store and its indexes.")
+    checkpoint: Path | None = Field(
+        None, description="Checkpoint folder; without one the service answers by retrieval."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    workers: int = Field(1, ge=1, le=2, description="Threads that score and search.")
+    torch_threads: int = Field(
+        1, ge=1, le=64, description="Threads that one computation may use (torch and FAISS)."
+    )
+    queue_limit: int = Field(
+        64, ge=0, le=10_000, description="Requests that may wait for a worker before 429."
+    )
+    retry_after_s: int = Field(1, ge=1, le=3600, description="Retry-After of a 429, in seconds.")
+    deadline_ms: float = Field(
+        2000.0, gt=0, description="Milliseconds after which auto answers by DIRECT, p8 by 504."
+    )
+    body_limit_bytes: int = Field(
+        16 * 1024 * 1024, ge=1024, description="Greatest request body, in bytes, before 413."
+    )
+    batch_limit: int = Field(
+        64, ge=1, le=10_000, description="Most queries or pairs in one request."
+    )
+    candidates_limit: int = Field(
+        1000, ge=1, le=100_000, description="Most explicit candidates in one query."
+    )
+    embedder: str = Field(
+        "", description="Embedding model for texts; empty is the one recorded in the store."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line that is written."
+    )
+
+
+class SettingsError(ValueError):
+    """A setting is missing or out of range; the message has one line for each."""
+
+
+def flag_of(name: str) -> str:
+    """Flag that sets a field."""
+    return "--" + name.replace("_", "-")
+
+
+def variable_of(name: str) -> str:
+    """Environment variable that sets a field."""
+    return ENV_PREFIX + name.upper()
+
+
+def add_flags(parser: argparse.ArgumentParser, names: tuple[str, ...] | None = None) -> None:
+    """Give a parser one flag for each setting, or for those named."""
+    for name, field in Settings.model_fields.items():
+        if names is not None and name not in names:
+            continue
+        default = "required" if field.is_required() else f"default {field.default!r}"
+        parser.add_argument(
+            flag_of(name),
+            dest=name,
+            default=argparse.SUPPRESS,
+            metavar=name.rpartition("_")[2].upper(),
+            help=f"{field.description} ({default}; environment {variable_of(name)})".replace(
+                "%", "%%"
+            ),
+        )
+
+
+def settings_from(args: argparse.Namespace) -> Settings:
+    """Build settings from parsed flags, the environment and the defaults.
+
+    Raises:
+        SettingsError: If one is missing or out of range.
+    """
+    given: dict[str, Any] = {
+        name: value for name, value in vars(args).items() if name in Settings.model_fields
+    }
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = str(problem["loc"][0])
+            got = "nothing" if problem["type"] == "missing" else repr(problem["input"])
+            lines.append(f"{flag_of(name)} ({variable_of(name)}): {problem['msg']}, got {got}")
+        raise SettingsError("\n".join(lines)) from error
