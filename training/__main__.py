@@ -1,0 +1,67 @@
+"""``python -m training``: from documents to a checkpoint, one command a step."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+
+# The commands, in the order in which help shows them: modules of training.commands.
+COMMANDS = ("prepare",)
+
+_OURS = ("models", "training")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments after the program's name; those of the process if None.
+
+    Returns:
+        Exit code: that of the command, 2 if the caller is at fault, 130 after Ctrl-C.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in _OURS:
+            raise
+        print(
+            f'error: {error.name} is not installed; pip install "nextchunk[training,text]"',
+            file=sys.stderr,
+        )
+        return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        if not _raised_by_us(error.__traceback__):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        importlib.import_module(f"training.commands.{name}").add_parser(subparsers)
+    return parser
+
+
+def _raised_by_us(trace: TracebackType | None) -> bool:
+    """Whether our own code raised: a ValueError from within a library is a bug, shown as one."""
+    module = ""
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        trace = trace.tb_next
+    return module.partition(".")[0] in (*_OURS, "__main__")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
