@@ -285,6 +285,13 @@ def _wanted_and_found(problem: Any) -> tuple[str, str]:
         return "a value", "none"
     if problem["type"] == "extra_forbidden":
         return "no such member", "one"
+    if problem["type"] in ("too_short", "too_long"):
+        context = problem["ctx"]
+        bound = "min_length" if problem["type"] == "too_short" else "max_length"
+        wanted = f"{'at least' if bound == 'min_length' else 'at most'} {context[bound]} items"
+        return wanted, str(context["actual_length"])
+    if problem["type"] == "model_type":
+        return "a JSON object", f"a value of type {type(value).__name__}"
     plain = isinstance(value, int | float | bool) or value is None
     short = isinstance(value, str) and len(value) <= SHOWN_CHARACTERS
     wanted = problem["msg"].removeprefix("Input should be ")

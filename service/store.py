@@ -97,9 +97,12 @@ class Store:
         if not create and not path.is_file():
             raise StoreError(f"{path}: no such store; 'python -m service index' makes one")
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(
-            path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-        )
+        try:
+            self._db = sqlite3.connect(
+                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"{path}: cannot be opened: {error}") from error
         try:
             self._prepare(path, create)
         except sqlite3.DatabaseError as error:
