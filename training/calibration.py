@@ -12,10 +12,10 @@ from scipy.optimize import minimize_scalar
 
 from models.model import P8Model
 from models.scoring import Method, Scorer
-from training.evaluation import tally_methods
-from training.metrics import Values
+from training.metrics import Tally, Values, add_ranks, target_ranks
 from training.ordering import all_pairs
-from training.protocols import DocumentVectors
+from training.protocols import DocumentVectors, document_scores
+from training.windows import hide_context
 
 ORDER_WEIGHTS = (0.0, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03)
 
@@ -54,10 +54,14 @@ def fit_order_weight(
     Returns:
         The weight, and the MRR@10 of every weight tried.
     """
-    tried = {}
-    for weight in ORDER_WEIGHTS:
-        scorer = Scorer(model, order_weight=weight)
-        tallies, _ = tally_methods(scorer, documents, [Method.P8])
-        tried[str(weight)] = tallies[Method.P8].in_document.mean("mrr@10")
-    best = max(ORDER_WEIGHTS, key=lambda weight: tried[str(weight)])
-    return best, tried
+    scorer = Scorer(model, order_weight=1.0)
+    tallies = {weight: Tally() for weight in ORDER_WEIGHTS}
+    for document in documents:
+        for windows, scores in document_scores(scorer, document, Method.P8):
+            allowed_WN = hide_context(windows, len(document.raw_ND))
+            for weight, tally in tallies.items():
+                total_WN = scores.mixture_BK + np.float32(weight) * scores.order_BK
+                hidden_WN = np.where(allowed_WN, total_WN, -np.inf).astype(np.float32)
+                add_ranks(tally, target_ranks(hidden_WN, windows.next_W))
+    tried = {str(weight): tally.mean("mrr@10") for weight, tally in tallies.items()}
+    return max(ORDER_WEIGHTS, key=lambda weight: tried[str(weight)]), tried

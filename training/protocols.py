@@ -48,11 +48,17 @@ def window_queries(
     return scorer.query(np.asarray(context_WLD, np.float32), windows.mask_WL, method)
 
 
-def _blocks(windows: Windows, count: int) -> Iterator[Windows]:
-    """Cut a document's windows so that a block's score matrix stays small."""
+def document_scores(
+    scorer: Scorer, document: DocumentVectors, method: Method
+) -> Iterator[tuple[Windows, Scores]]:
+    """Score every chunk of a document for every window, in blocks that keep the matrices small."""
+    count = len(document.raw_ND)
+    windows = document_windows(count, scorer.window)
     step = max(1, SCORES_PER_BLOCK // count)
     for start in range(0, len(windows.next_W), step):
-        yield windows.select(slice(start, start + step))
+        block = windows.select(slice(start, start + step))
+        queries = window_queries(scorer, document, block, method)
+        yield block, scorer.score(queries, document.raw_ND, document.projected_ND)
 
 
 def tally_document(
@@ -65,11 +71,8 @@ def tally_document(
 ) -> float:
     """Add one document to ``in_document`` and ``classic8``; returns its mean candidate count."""
     count = len(document.raw_ND)
-    windows = document_windows(count, scorer.window)
     ranks, classic_ranks, margins, last_margins, candidates = [], [], [], [], []
-    for block in _blocks(windows, count):
-        queries = window_queries(scorer, document, block, method)
-        scores = scorer.score(queries, document.raw_ND, document.projected_ND)
+    for block, scores in document_scores(scorer, document, method):
         allowed_WN = hide_context(block, count)
         candidates.append(allowed_WN.sum(1))
         hidden_WN = np.where(allowed_WN, scores.total_BK, -np.inf).astype(np.float32)

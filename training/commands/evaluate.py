@@ -1,0 +1,88 @@
+"""``evaluate``: every protocol and metric of a checkpoint on prepared documents."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser of ``python -m training``."""
+    parser = subparsers.add_parser(
+        "evaluate", help="measure a checkpoint on a prepared folder, with intervals"
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="checkpoint folder")
+    parser.add_argument("data", type=Path, metavar="DIR", help="prepared and embedded data")
+    parser.add_argument(
+        "--split",
+        choices=["train", "validation", "test", "all"],
+        default="test",
+        help="documents to measure on (default: test)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of negatives, bootstrap (default: 0)"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the report there too (default: no file)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print the tables."""
+    from models.checkpoint import load_checkpoint
+    from models.scoring import Scorer
+    from training.dataset import PreparedDataset
+    from training.evaluation import evaluate
+    from training.run import split_vectors
+
+    dataset = PreparedDataset.open(args.data)
+    checkpoint = load_checkpoint(args.checkpoint)
+    if checkpoint.model.config.dimension != dataset.dimension:
+        raise ValueError(
+            f"checkpoint: expected dimension {dataset.dimension} as in {args.data}, "
+            f"got {checkpoint.model.config.dimension}"
+        )
+    scorer = Scorer(checkpoint.model, order_weight=checkpoint.order_weight)
+    report: dict[str, Any] = {
+        "checkpoint": checkpoint.version,
+        "space": checkpoint.model.config.space,
+        "data": {"name": dataset.manifest["name"], "fingerprint": dataset.fingerprint},
+        "split": args.split,
+        "seed": args.seed,
+        **evaluate(scorer, split_vectors(dataset, args.split), seed=args.seed),
+    }
+    print("\n".join(report_lines(report)))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+def report_lines(report: dict[str, Any]) -> list[str]:
+    """A report for people: a table a protocol, the baseline first."""
+    lines = [
+        f"{report['data']['name']}, {report['split']} split: {report['documents']} documents, "
+        f"{report['windows']} windows, {report['candidates']:.1f} candidates in document"
+    ]
+    for protocol, methods in report["protocols"].items():
+        metrics = list(next(iter(methods.values())))
+        lines += ["", f"{protocol:<12}" + "".join(f"{metric:>24}" for metric in metrics)]
+        for method, values in methods.items():
+            lines.append(f"  {method:<10}" + "".join(f"{_cell(values[m]):>24}" for m in metrics))
+        if protocol == "in_document":
+            ceiling = "".join(f"{_cell(report['ceiling'][m]):>24}" for m in metrics[:3])
+            lines.append(f"  {'ceiling':<10}{ceiling}  (best mixture, answer known)")
+    for title in ("difference", "order", "ordering"):
+        for name, value in report.get(title, {}).items():
+            if title == "difference":
+                shown = ", ".join(f"{m} {_cell(v, '+')}" for m, v in value.items())
+                lines.append(f"p8 minus direct, {name}: {shown}")
+            else:
+                lines.append(f"{title} {name}: {_cell(value)}")
+    lines += [f"cos_anchor {name}: {value}" for name, value in report["cos_anchor"].items()]
+    return lines
+
+
+def _cell(estimate: dict[str, float], sign: str = "") -> str:
+    low, high = f"{estimate['low']:{sign}.3f}", f"{estimate['high']:{sign}.3f}"
+    return f"{estimate['value']:{sign}.3f} ({low} to {high})"

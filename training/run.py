@@ -1,0 +1,148 @@
+"""A whole run: split, train, calibrate, gate, evaluate, write the checkpoint and its report."""
+
+import dataclasses
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.checkpoint import save_checkpoint
+from models.config import P8Config
+from models.model import P8Model
+from models.scoring import Floats, Scorer
+from training.calibration import fit_order_weight, fit_tau
+from training.card import model_card
+from training.config import TrainConfig
+from training.dataset import PreparedDataset
+from training.evaluation import evaluate
+from training.gate import gate_report
+from training.loop import train_model
+from training.metrics_log import MetricsLog
+from training.plots import plot_curves
+from training.protocols import project_documents
+from training.splits import documents_of
+from training.state import discard_state
+from training.subset import subset_windows
+from training.windows import Rows
+
+Say = Callable[[str], None]
+
+
+class TooFewDocumentsError(ValueError):
+    """A split has no document to train or to judge on."""
+
+
+def split_vectors(dataset: PreparedDataset, split: str) -> list[Floats]:
+    """Vectors (n, D) of every document of a split that has two chunks or more.
+
+    Raises:
+        TooFewDocumentsError: If there is none.
+    """
+    vectors = [
+        np.array(dataset.vectors[document.start : document.start + document.count], np.float32)
+        for document in documents_of(dataset, split)
+        if document.count >= 2
+    ]
+    if not vectors:
+        raise TooFewDocumentsError(
+            f"{dataset.path}: expected at least one document of two chunks in the {split} split, "
+            f"got none of {len(dataset.documents)}; add documents"
+        )
+    return vectors
+
+
+def train_checkpoint(
+    dataset: PreparedDataset,
+    out: Path,
+    shape: P8Config,
+    config: TrainConfig,
+    *,
+    fresh: bool = False,
+    say: Say = lambda line: None,
+) -> dict[str, Any]:
+    """Train, judge and save; an interrupted run with the same options goes on where it stopped.
+
+    Returns:
+        The gate's report, as in gate.json.
+
+    Raises:
+        TooFewDocumentsError: If a split is empty.
+        ResumeError: If an unfinished run with other options lies in ``out``.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    state_folder = out / "state"
+    if fresh:
+        discard_state(state_folder)
+    train, validation = split_vectors(dataset, "train"), split_vectors(dataset, "validation")
+    keep = keep_windows(train, config)
+    options = {"model": dataclasses.asdict(shape), "training": dataclasses.asdict(config)}
+    log = MetricsLog(out / "metrics.jsonl", say)
+    model, progress = train_model(
+        shape,
+        config,
+        train,
+        validation,
+        keep=keep,
+        state_folder=state_folder,
+        identity={**options, "data": dataset.fingerprint},
+        report=log.write,
+    )
+    log.rewrite(progress.history)  # a resumed run may have logged an epoch that it then repeated
+    say("calibrating and judging on the validation documents")
+    order_weight, report, gate = judge(model, validation, progress.killed, config.seed)
+    metrics = {
+        "split": "validation",
+        "best_epoch": progress.best_epoch,
+        "train_seconds": round(progress.seconds, 1),
+        **report,
+    }
+    provenance = {
+        **options,
+        "data": {
+            "name": dataset.manifest["name"],
+            "fingerprint": dataset.fingerprint,
+            "documents": len(dataset.documents),
+            "vectors": dataset.manifest["vectors"],
+        },
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+    plot_curves(progress.history, report, out / "curves.png")
+    save_checkpoint(
+        out,
+        model,
+        order_weight=order_weight,
+        gate=gate,
+        metrics=metrics,
+        provenance=provenance,
+        card=model_card(gate, metrics, provenance, order_weight),
+    )
+    discard_state(state_folder)
+    return gate
+
+
+def judge(
+    model: P8Model, validation: list[Floats], killed: str | None, seed: int
+) -> tuple[float, dict[str, Any], dict[str, Any]]:
+    """Calibrate on validation documents, evaluate there and pass judgement.
+
+    Returns:
+        The order weight, the validation report and the gate's report.
+    """
+    documents = project_documents(Scorer(model), validation)
+    tau = fit_tau(model, documents, seed)
+    order_weight, tried = fit_order_weight(model, documents)
+    scorer = Scorer(model, order_weight=order_weight)
+    report = evaluate(scorer, validation, seed=seed, corpus=False)
+    report["calibration"] = {"tau": tau, "order_weight": order_weight, "mrr@10_by_weight": tried}
+    return order_weight, report, gate_report(scorer, documents, killed=killed, seed=seed)
+
+
+def keep_windows(train: list[Floats], config: TrainConfig) -> list[Rows] | None:
+    """The ``next`` rows of each document that ``config.subset`` leaves; None if it leaves all."""
+    if config.subset is None:
+        return None
+    chosen = subset_windows([len(document) for document in train], config.subset, config.seed)
+    return [chosen[chosen[:, 0] == number, 1] for number in range(len(train))]
