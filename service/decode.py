@@ -14,6 +14,7 @@ from service.errors import (
     BatchTooLargeError,
     ContextLengthError,
     DuplicateIdError,
+    InvalidVectorError,
     UnknownIdError,
 )
 from service.library import Library
@@ -92,6 +93,10 @@ class Decoder:
             return Window(raw_LD=self._embed(body.context_texts), rows=no_rows)
         field = f"{prefix}context"
         context = body.context or []
+        if context and isinstance(context[0], int | float):
+            raise InvalidVectorError(
+                f"{field}.0", "a vector (context is a list of vectors)", "a number"
+            )
         self._check_length(context, field)
         return Window(raw_LD=decode_vectors(context, field, self._dimension), rows=no_rows)
 

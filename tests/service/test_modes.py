@@ -30,9 +30,7 @@ def test_a_failed_gate_is_obeyed_by_auto_and_overruled_by_p8(tmp_path: Path) -> 
     assert require_order(state) is state.checkpoint
 
 
-@pytest.mark.parametrize(
-    ("tower", "method"), [("passed", Method.TOWER), ("failed", Method.DIRECT)]
-)
+@pytest.mark.parametrize(("tower", "method"), [("passed", Method.TOWER), ("failed", Method.DIRECT)])
 def test_the_tower_is_the_first_fallback_if_it_passed(
     tmp_path: Path, tower: str, method: Method
 ) -> None:
