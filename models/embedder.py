@@ -105,9 +105,8 @@ def _load(place: str, name: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of its dependencies' own making; errors still surface.
         from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging as transformers_logging
 
-        transformers_logging.disable_progress_bar()
+        importlib.import_module("transformers.utils.logging").disable_progress_bar()
         try:
             return SentenceTransformer(place)
         except (OSError, ValueError, RuntimeError) as error:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -21,6 +21,7 @@ from training.dataset import (
     DatasetError,
     Document,
     data_fingerprint,
+    read_manifest,
 )
 from training.raw import RawDocument
 from training.vector_file import blocks_of, load_vectors, write_vectors
@@ -35,13 +36,21 @@ class DatasetWriter:
         out: Folder to write. Prepared data that stand there are replaced, anything else is not.
         name: Name of the data.
         options: How they were made, for the manifest.
+        carried_model: Model that made the vectors which come with documents; None if unknown.
+        carried_weights_sha256: Hash of its weights; None if unknown.
 
     Raises:
         DatasetError: If ``out`` holds something other than prepared data.
     """
 
     def __init__(
-        self, out: str | Path, *, name: str, options: Mapping[str, Any] | None = None
+        self,
+        out: str | Path,
+        *,
+        name: str,
+        options: Mapping[str, Any] | None = None,
+        carried_model: str | None = None,
+        carried_weights_sha256: str | None = None,
     ) -> None:
         self.out = Path(out)
         if self.out.exists() and not _replaceable(self.out):
@@ -51,6 +60,7 @@ class DatasetWriter:
             )
         self._name = name
         self._options = dict(options or {})
+        self._carried_by = (carried_model, carried_weights_sha256)
         self._origins: dict[str, str] = {}
         self._rows = 0
         self._dimension: int | None = None
@@ -171,7 +181,7 @@ class DatasetWriter:
     ) -> None:
         shape = (self._rows, int(array_ND.shape[1]))
         digest = write_vectors(self._partial / VECTORS, blocks_of(array_ND), shape, name)
-        self._vectors = vectors_record(shape, digest, model, weights_sha256)
+        self._vectors = _vectors_record(shape, digest, model, weights_sha256)
 
     def _finish(self) -> None:
         self._close()
@@ -180,7 +190,8 @@ class DatasetWriter:
         carried = self._partial / _CARRIED
         if self._dimension is not None:
             shape = (self._rows, self._dimension)
-            self._store(np.memmap(carried, np.float32, "r", shape=shape), "vectors", None, None)
+            array_ND = np.memmap(carried, np.float32, "r", shape=shape)
+            self._store(array_ND, "vectors", *self._carried_by)
         carried.unlink()
         digest, _ = data_fingerprint(self._partial)
         write_manifest(
@@ -214,17 +225,37 @@ class DatasetWriter:
             file.close()
 
 
-def vectors_record(
-    shape: tuple[int, int], digest: str, model: str | None, weights_sha256: str | None
-) -> dict[str, Any]:
-    """The manifest's account of the vectors.
+def install_vectors(
+    folder: Path,
+    blocks: Iterable[NDArray[Any]],
+    shape: tuple[int, int],
+    *,
+    model: str | None,
+    weights_sha256: str | None,
+) -> None:
+    """Give prepared data vectors, in place of those that they may have.
 
     Args:
-        shape: Rows and dimension.
-        digest: What :func:`training.vector_file.write_vectors` returned.
+        folder: A prepared folder.
+        blocks: Blocks (n, D) that make up all rows.
+        shape: N and D.
         model: Name of the model that made them; None if unknown.
         weights_sha256: Hash of its weights; None if unknown.
+
+    Raises:
+        DatasetError: If the blocks do not make up ``shape``, or a row is NaN, infinite or zero.
     """
+    manifest = read_manifest(folder)
+    # Between the two files an interruption must find no record rather than a wrong one.
+    write_manifest(folder, {**manifest, "vectors": None})
+    digest = write_vectors(folder / VECTORS, blocks, shape, model or "vectors")
+    record = _vectors_record(shape, digest, model, weights_sha256)
+    write_manifest(folder, {**manifest, "vectors": record})
+
+
+def _vectors_record(
+    shape: tuple[int, int], digest: str, model: str | None, weights_sha256: str | None
+) -> dict[str, Any]:
     return {
         "model": model,
         "dimension": shape[1],

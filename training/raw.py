@@ -10,6 +10,10 @@ class InputError(ValueError):
     """An input cannot be read; the message names the file and the place in it."""
 
 
+class EmptyInputError(InputError):
+    """An input is in order, but holds no text."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
     """A paragraph and the heading under which it stands."""

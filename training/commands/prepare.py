@@ -36,7 +36,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--vectors-model",
         metavar="NAME",
-        help="model that made --vectors, for the manifest (default: unknown)",
+        help="model that made --vectors or those in NPZ inputs, for the manifest "
+        "(default: unknown)",
     )
     parser.add_argument(
         "--demo",
@@ -86,11 +87,12 @@ def run(arguments: argparse.Namespace) -> int:
         "max_words": chunking.max_words,
     }
     name = arguments.name or arguments.out.resolve().name
-    with DatasetWriter(arguments.out, name=name, options=options) as writer:
+    model = arguments.vectors_model
+    with DatasetWriter(arguments.out, name=name, options=options, carried_model=model) as writer:
         for document in _documents(arguments, chunking):
             writer.add(document)
         if arguments.vectors is not None:
-            writer.attach_vectors(arguments.vectors, model=arguments.vectors_model)
+            writer.attach_vectors(arguments.vectors, model=model)
     print(f"{arguments.out}: {writer.documents} documents, {writer.chunks} chunks")
     if not writer.has_vectors:
         print(f"next: python -m training embed {arguments.out}")
@@ -102,10 +104,6 @@ def _check(arguments: argparse.Namespace) -> None:
         raise PrepareError("INPUT: expected at least one file or folder, or --demo, got none")
     if arguments.packages and not arguments.demo:
         raise PrepareError("--packages: expected --demo beside it, got --packages alone")
-    if arguments.vectors_model is not None and arguments.vectors is None:
-        raise PrepareError(
-            "--vectors-model: expected --vectors beside it, got --vectors-model alone"
-        )
 
 
 def _documents(

@@ -1,11 +1,19 @@
 """Which reader takes which file, and how folders are walked."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from training.chunking import ChunkingConfig
-from training.raw import InputError, RawDocument
+from training.raw import EmptyInputError, InputError, RawDocument
+from training.readers.html import read_html
+from training.readers.jats import read_jats
 from training.readers.jsonl import read_jsonl
+from training.readers.markdown import read_markdown
+from training.readers.npz import read_npz
+from training.readers.text import read_text
+
+logger = logging.getLogger(__name__)
 
 Reader = Callable[[Path, str, ChunkingConfig], Iterator[RawDocument]]
 """Takes a file, the document's id, and chunk sizes; yields documents in order."""
@@ -16,6 +24,13 @@ READERS: dict[str, Reader] = {
     ".gz": read_jsonl,
     ".xz": read_jsonl,
     ".zst": read_jsonl,
+    ".xml": read_jats,
+    ".md": read_markdown,
+    ".markdown": read_markdown,
+    ".txt": read_text,
+    ".html": read_html,
+    ".htm": read_html,
+    ".npz": read_npz,
 }
 
 
@@ -29,9 +44,9 @@ def read_inputs(
 ) -> Iterator[RawDocument]:
     """Read files and folders, in the order given.
 
-    A folder is walked recursively in the order of its relative paths, without hidden files and
-    files that no reader takes. A document that does not name itself is named by its file: its path
-    relative to the folder given, or its name where a file was given.
+    A folder is walked recursively in the order of its relative paths; hidden files, files that no
+    reader takes and files without text are passed over. A document that does not name itself is
+    named by its file: its path relative to the folder given, or its name where a file was given.
 
     Args:
         paths: Files and folders.
@@ -42,8 +57,14 @@ def read_inputs(
         FileNotFoundError: If a path does not exist.
     """
     chunking = chunking or ChunkingConfig()
-    for path, doc_id in [found for start in paths for found in _find(Path(start))]:
-        yield from READERS[path.suffix.lower()](path, doc_id, chunking)
+    files = [(Path(start), *found) for start in paths for found in _find(Path(start))]
+    for start, path, doc_id in files:
+        try:
+            yield from READERS[path.suffix.lower()](path, doc_id, chunking)
+        except EmptyInputError as error:
+            if path == start:
+                raise
+            logger.warning("passed over: %s", error)
 
 
 def _find(start: Path) -> Iterator[tuple[Path, str]]:
