@@ -35,7 +35,7 @@ class P8Config:
     """Width of the adapter's hidden layer (learned space only)."""
     order_hidden: int = 512
     """Width of the order verifier's hidden layer."""
-    dropout: float = 0.1
+    dropout: float = 0.3
     """Dropout rate while training."""
     tower: bool = False
     """Whether a free-output query tower travels along, as the first level of the fallback."""

@@ -16,7 +16,7 @@ class TrainConfig:
         ValueError: If a field is out of range; the message names field, expected and actual.
     """
 
-    epochs: int = 5
+    epochs: int = 6
     """Greatest number of passes over the training documents."""
     batch_documents: int = 8
     """Documents a step; all their windows are trained at once."""
@@ -28,7 +28,7 @@ class TrainConfig:
     """Share of all steps spent warming up."""
     clip: float = 1.0
     """Greatest norm of the gradient."""
-    patience: int = 2
+    patience: int = 3
     """Epochs without a better validation MRR@10 before an early stop."""
     candidates: CandidateKind = "document"
     """Listwise candidates: every chunk of the document, or the classic set of 8."""

@@ -1,0 +1,76 @@
+"""What was measured is what is served: evaluation's rankings, over a real socket."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.checkpoint import load_checkpoint
+from models.ranking import Corpus, rank_corpus
+from models.scoring import Method, Scorer
+from service.__main__ import main as service
+from tests.integration.conftest import serving
+from training.dataset import PreparedDataset
+from training.protocols import corpus_ranks, project_documents, window_queries
+from training.run import split_vectors
+from training.splits import documents_of
+from training.windows import document_windows
+
+WINDOWS = 200
+TOP = 64
+
+
+@pytest.mark.parametrize("mode", ["p8", "retrieval"])
+def test_served_rankings_are_the_evaluated_ones(
+    tmp_path: Path, embedded: Path, checkpoint: Path, mode: str
+) -> None:
+    dataset = PreparedDataset.open(embedded)
+    loaded = load_checkpoint(checkpoint)
+    scorer = Scorer(loaded.model, order_weight=loaded.order_weight)
+    method = Method.P8 if mode == "p8" else Method.DIRECT
+    documents = project_documents(scorer, split_vectors(dataset, "all"))
+    corpus = Corpus.build(np.asarray(dataset.vectors), scorer)
+    offline_ranks = list(corpus_ranks(scorer, documents, corpus, method))
+    # Documents that training never saw first, then others until there are 200 windows.
+    held_out = {
+        doc.doc_id for split in ("test", "validation") for doc in documents_of(dataset, split)
+    }
+    order = sorted(range(len(documents)), key=lambda n: dataset.documents[n].doc_id not in held_out)
+    assert (
+        service(["index", str(embedded), "--data", str(tmp_path), "--checkpoint", str(checkpoint)])
+        == 0
+    )
+    checked = 0
+    with serving("--data", tmp_path, "--checkpoint", checkpoint) as client:
+        for number in order:
+            entry, document = dataset.documents[number], documents[number]
+            windows = document_windows(entry.count, scorer.window)
+            queries = window_queries(scorer, document, windows, method)
+            excluded = [
+                entry.start + rows[mask]
+                for rows, mask in zip(windows.context_WL, windows.mask_WL, strict=True)
+            ]
+            rankings = rank_corpus(scorer, queries, corpus, excluded, TOP)
+            for row, ranking in enumerate(rankings):
+                ids = [f"{entry.doc_id}:{place - entry.start}" for place in excluded[row]]
+                body = {"context_ids": ids, "top_k": TOP, "mode": mode}
+                answer = client.post("/v1/rank", json=body).raise_for_status().json()
+                assert answer["mode"] == mode
+                served = [(hit["document_id"], hit["position"]) for hit in answer["results"]]
+                expected = [_name(dataset, place) for place in ranking.rows_K]
+                assert served == expected
+                np.testing.assert_allclose(
+                    [hit["score"] for hit in answer["results"]], ranking.scores_K, atol=2e-6
+                )
+                target = (entry.doc_id, int(windows.next_W[row]))
+                rank = served.index(target) + 1 if target in served else np.inf
+                assert rank == offline_ranks[number][row]
+                checked += 1
+                if checked == WINDOWS:
+                    return
+    raise AssertionError(f"only {checked} windows")
+
+
+def _name(dataset: PreparedDataset, row: int) -> tuple[str, int]:
+    document = next(d for d in dataset.documents if d.start <= row < d.start + d.count)
+    return document.doc_id, row - document.start
