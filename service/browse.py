@@ -105,7 +105,12 @@ def store_status(library: Library) -> dict[str, Any]:
 
 
 def readiness(engine: Engine) -> dict[str, Any]:
-    """Say that, and with what, ranks can be answered."""
+    """Say that, and with what, ranks can be answered.
+
+    Raises:
+        StoreChangedError: If the store was replaced since it was loaded.
+    """
+    engine.library.store.contents([], engine.library.info.version)
     return {
         "status": "ready",
         "mode": choose(Mode.AUTO, engine.state).mode,

@@ -1,5 +1,6 @@
 """The HTTP routes: each reads its body, hands it to a worker, and returns what comes back."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -101,7 +102,10 @@ async def livez() -> dict[str, str]:
 @router.get("/readyz", responses={503: PROBLEMS[503]})
 async def readyz(request: Request) -> Response:
     """Tell whether ranks can be answered, and with what."""
-    return _json(browse.readiness(_service(request).engine))
+    engine = _service(request).engine
+    # Not in a worker: readiness must be told while the queue is full.
+    ready = await asyncio.to_thread(browse.readiness, engine)
+    return Response(to_json(ready), media_type="application/json")
 
 
 router.include_router(v1)
@@ -151,7 +155,3 @@ def _parse(body: bytes) -> object:
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
-
-
-def _json(value: dict[str, Any]) -> Response:
-    return Response(to_json(value), media_type="application/json")

@@ -81,6 +81,7 @@ def _build(settings: "Settings") -> None:
         state = load_state(settings.checkpoint, opened.info.dimension)
         if settings.checkpoint is not None and state.reason is not None:
             print(f"checkpoint: {state.reason}: {state.detail}")
+        print(f"index: {opened.info.chunks} chunks, building what is not up to date", flush=True)
         start = time.perf_counter()
         library = load_library(settings.data, opened, state)
         kinds = " and ".join(sorted(library.fingerprints))

@@ -216,6 +216,9 @@ def test_a_store_replaced_under_the_service_is_noticed(tmp_path: Path) -> None:
         index(write_prepared(tmp_path / "two", seed=2), folder)
         problem = running.post("/v1/rank", _ids("alpha:0"))
         check_problem(problem, errors.StoreChangedError)
+        check_problem(running.http.get("/readyz"), errors.StoreChangedError)
+        # What needs nothing from the store goes on.
+        assert running.http.get("/v1/model").json()["store"]["version"] == 1
 
 
 def test_past_the_deadline(tmp_path: Path, data: Path, checkpoint: Path) -> None:

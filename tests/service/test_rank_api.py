@@ -1,5 +1,6 @@
 """``/v1/rank`` and ``/v1/score`` over a real socket, against an obvious re-computation."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from models.checkpoint import load_checkpoint
 from models.scoring import Method, Scorer
 from service.client import encode_vector
 
-from .conftest import COUNTS, DIMENSION, Live, unit_rows
+from .conftest import COUNTS, DIMENSION, Live, live, unit_rows
 
 IDS = [f"{doc_id}:{place}" for doc_id, count in COUNTS.items() for place in range(count)]
 RAW_ND = unit_rows(len(IDS), 1)
@@ -209,6 +210,14 @@ def test_a_batch_is_its_queries_one_by_one(service: Live) -> None:
     for query, answer in zip(queries, answers, strict=True):
         alone = service.ok("/v1/rank", query)
         assert {**answer, "timings_ms": 0} == {**alone, "timings_ms": 0}
+
+
+def test_many_at_once_get_what_each_would_get_alone(data: Path, checkpoint: Path) -> None:
+    queries = [{"context_ids": [one], "top_k": 5} for one in IDS[:24]]
+    with live(data, checkpoint, workers=2) as running, ThreadPoolExecutor(8) as pool:
+        alone = [running.ok("/v1/rank", query)["results"] for query in queries]
+        together = pool.map(lambda query: running.ok("/v1/rank", query)["results"], queries)
+        assert list(together) == alone
 
 
 def test_one_mistake_rejects_the_batch_and_is_located(service: Live) -> None:
