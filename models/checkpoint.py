@@ -16,6 +16,7 @@ Errors:
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -138,16 +139,21 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         shape = P8Config(**config["model"])
         order_weight = float(config["order_weight"])
         expected, provenance = str(config["weights_sha256"]), dict(config["provenance"])
+        if not math.isfinite(order_weight):
+            raise ValueError(f"order_weight: expected a finite number, got {order_weight}")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointInvalidError(
             f"{source / CONFIG}: {type(error).__name__}: {error}"
         ) from error
+    gate = _read_json(source / GATE)
+    if not isinstance(gate.get("tower"), dict | None):
+        raise CheckpointInvalidError(f"{source / GATE}: tower: expected an object or null")
     model = P8Model(shape)
     _load_weights(model, source / WEIGHTS, expected)
     return Checkpoint(
         model=model.eval(),
         order_weight=order_weight,
-        gate=_read_json(source / GATE),
+        gate=gate,
         metrics=_read_json(source / METRICS),
         provenance=provenance,
         version=expected[:12],

@@ -4,11 +4,14 @@ Loading happens in a thread of its own while the socket already listens, so that
 at once and ``/readyz`` as soon as ranks can be answered.
 """
 
+import json
 import logging
+import shlex
 import threading
 from collections.abc import Callable
 
 import faiss
+import numpy as np
 import torch
 
 from service.embedding import LazyEmbedder, LoadEmbedder, load_installed
@@ -90,6 +93,8 @@ class Service:
         else:
             self._engine = engine
             self._announce(_ready_line(engine))
+            if self.settings.port:
+                self._announce(_example_line(engine, self.settings))
 
     def _build(self) -> Engine:
         settings = self.settings
@@ -116,6 +121,20 @@ def _ready_line(engine: Engine) -> str:
     info = engine.library.info
     mode = "p8" if engine.state.reason is None else f"retrieval by {engine.state.retrieval}"
     return f"ready: {info.chunks} chunks, {len(engine.library.rows_of)} documents, mode {mode}"
+
+
+def _example_line(engine: Engine, settings: Settings) -> str:
+    """A question to paste: what follows the first chunks of the first document long enough."""
+    library = engine.library
+    window = engine.scorer.window
+    rows = next((rows for rows in library.rows_of.values() if len(rows) > window), np.arange(1))
+    body = json.dumps({"context_ids": [library.catalogue.ids[row] for row in rows[:window]]})
+    quoted = shlex.quote(body)
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    return (
+        f"try: curl -s http://{host}:{settings.port}/v1/rank "
+        f"-H 'content-type: application/json' -d {quoted}"
+    )
 
 
 def _set_threads(count: int) -> None:

@@ -94,6 +94,11 @@ def _edit(folder: Path, **changes: object) -> None:
         (lambda folder: _edit(folder, format="else"), "expected format 'nextchunk-p8'"),
         (lambda folder: _edit(folder, format_version=99), "version 99"),
         (lambda folder: _edit(folder, model={"dimension": 16, "depth": 3}), "TypeError"),
+        (
+            lambda folder: _edit(folder, order_weight=float("nan")),
+            "order_weight: expected a finite",
+        ),
+        (lambda folder: (folder / "gate.json").write_text('{"tower": 1}'), "tower: expected an"),
         (lambda folder: _edit(folder, model={"dimension": 0}), "dimension: expected"),
         (lambda folder: _edit(folder, model={"dimension": 48}), "does not fit its configuration"),
     ],
