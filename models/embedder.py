@@ -11,6 +11,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,41 @@ class Embedder:
         return np.ascontiguousarray(vectors, np.float32)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EmbedderSource:
+    """Which model is meant, known before it is loaded."""
+
+    name: str
+    """Its name, as records give it: never a path, which would tell where a model lies."""
+    place: str
+    """What sentence-transformers is to load: a folder, or a name that it knows."""
+    weights_sha256: str | None
+    """Hash of its weight file; None if that is not a local file."""
+
+
+def find_embedder(name_or_path: str | None = None) -> EmbedderSource:
+    """Find an embedding model without loading it.
+
+    Args:
+        name_or_path: Name or folder of a sentence-transformers model; all-MiniLM-L6-v2 if None.
+
+    Raises:
+        EmbedderError: If the offline weights are not the pinned ones.
+    """
+    name = (name_or_path or DEFAULT_MODEL).removeprefix("sentence-transformers/")
+    offline = _offline_folder() if name == DEFAULT_MODEL else None
+    place = Path(name_or_path or name) if offline is None else offline
+    digest = file_sha256(place / _WEIGHTS) if (place / _WEIGHTS).is_file() else None
+    if offline is not None:
+        if digest != DEFAULT_SHA256:
+            raise EmbedderError(
+                f"{_OFFLINE_PACKAGE}: {_WEIGHTS}: expected sha256 {DEFAULT_SHA256}, got {digest}"
+            )
+    elif place.is_dir():
+        name = place.resolve().name
+    return EmbedderSource(name=name, place=str(place), weights_sha256=digest)
+
+
 def load_embedder(name_or_path: str | None = None) -> Embedder:
     """Load an embedding model.
 
@@ -79,18 +115,8 @@ def load_embedder(name_or_path: str | None = None) -> Embedder:
         raise EmbedderError(
             'texts need sentence-transformers, which is missing; pip install "nextchunk[text]"'
         )
-    name = (name_or_path or DEFAULT_MODEL).removeprefix("sentence-transformers/")
-    offline = _offline_folder() if name == DEFAULT_MODEL else None
-    place = Path(name_or_path or name) if offline is None else offline
-    digest = file_sha256(place / _WEIGHTS) if (place / _WEIGHTS).is_file() else None
-    if offline is not None and digest != DEFAULT_SHA256:
-        raise EmbedderError(
-            f"{_OFFLINE_PACKAGE}: {_WEIGHTS}: expected sha256 {DEFAULT_SHA256}, got {digest}"
-        )
-    if place.is_dir():
-        # A record must not tell where a model lies on this machine.
-        name = DEFAULT_MODEL if offline is not None else place.resolve().name
-    return Embedder(_load(str(place), name), name, digest)
+    source = find_embedder(name_or_path)
+    return Embedder(_load(source.place, source.name), source.name, source.weights_sha256)
 
 
 def file_sha256(path: Path) -> str:

@@ -28,33 +28,36 @@ _PARTIAL = ".embedding"
 _IDENTITY = "identity.json"
 
 
-class TextEmbedder(Protocol):
-    """What embeds texts: :class:`models.embedder.Embedder`, or anything shaped like it."""
+class ModelRecord(Protocol):
+    """What tells one embedding model from another."""
 
     @property
     def name(self) -> str:
         """Name of the model, for records."""
 
     @property
-    def dimension(self) -> int:
-        """D of its vectors."""
-
-    @property
     def weights_sha256(self) -> str | None:
         """Hash of its weights; None if unknown."""
+
+
+class TextEmbedder(ModelRecord, Protocol):
+    """What embeds texts: :class:`models.embedder.Embedder`, or anything shaped like it."""
+
+    @property
+    def dimension(self) -> int:
+        """D of its vectors."""
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Turn texts into unit vectors (n, D)."""
 
 
-def is_embedded(dataset: PreparedDataset, embedder: TextEmbedder) -> bool:
+def is_embedded(dataset: PreparedDataset, model: ModelRecord) -> bool:
     """Whether the folder's vectors were made with exactly this model."""
     record = dataset.manifest.get("vectors")
-    return record is not None and (
-        record["model"],
-        record["dimension"],
-        record["weights_sha256"],
-    ) == (embedder.name, embedder.dimension, embedder.weights_sha256)
+    return record is not None and (record["model"], record["weights_sha256"]) == (
+        model.name,
+        model.weights_sha256,
+    )
 
 
 def embed_dataset(

@@ -124,9 +124,10 @@ def measure_parity(dataset: PreparedDataset, seed: int = 0) -> Parity:
     """
     samples: dict[str, dict[str, list[Floats]]] = {measure: {} for measure in MEASURES}
     splits: tuple[str, ...] = get_args(Split)
+    vectors = dataset.vectors
     for split in splits:
         documents = [
-            np.asarray(dataset.vectors[document.start : document.start + document.count], float)
+            np.asarray(vectors[document.start : document.start + document.count], float)
             for document in documents_of(dataset, split)
         ]
         for measure, compute in MEASURES.items():

@@ -16,7 +16,7 @@ from training.dataset_writer import DatasetWriter
 from training.raw import Chunk, RawDocument
 from training.splits import split_of
 
-_LENGTH_CLASSES = 4
+_LENGTH_CLASSES = 10
 
 
 class SubsetError(ValueError):
@@ -60,7 +60,7 @@ def subset_documents(documents: Sequence[Document], windows: int, seed: int) -> 
 
     Args:
         documents: Documents to draw from.
-        windows: Number of windows wanted; the result is off by half a document at most.
+        windows: Number of windows wanted; the result comes close, for documents stay whole.
         seed: Same seed, same documents.
 
     Returns:
@@ -81,15 +81,15 @@ def subset_documents(documents: Sequence[Document], windows: int, seed: int) -> 
         return split_of(document.group), document.source, document.licence, length
 
     # Walking stratum by stratum, what one document owes is carried over to the next, so that every
-    # stratum, however small, gets its share to within one document.
+    # stratum, however small, gets its share to within one document. Documents are owed, not
+    # windows: owing windows would favour the short ones of a stratum.
     chosen: list[Document] = []
-    owed = 0.0
+    owed = 0.5
     for index in sorted(order.tolist(), key=stratum):
-        size = documents[index].count - 1
-        owed += size * windows / total
-        if size and owed >= size / 2:
+        owed += windows / total
+        if owed >= 1:
             chosen.append(documents[index])
-            owed -= size
+            owed -= 1
     if not chosen:
         chosen = [min(documents, key=lambda document: abs(document.count - 1 - windows))]
     return sorted(chosen, key=lambda document: document.start)

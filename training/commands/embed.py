@@ -29,15 +29,16 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: If the folder or the model is at fault.
     """
-    from models.embedder import load_embedder
+    from models.embedder import find_embedder, load_embedder
     from training.dataset import PreparedDataset
     from training.embed import embed_dataset, is_embedded
 
     dataset = PreparedDataset.open(arguments.data)
-    embedder = load_embedder(arguments.model)
-    if is_embedded(dataset, embedder):
-        print(f"{arguments.data}: already embedded with {embedder.name}, nothing to do")
+    source = find_embedder(arguments.model)
+    if is_embedded(dataset, source):
+        print(f"{arguments.data}: already embedded with {source.name}, nothing to do")
         return 0
+    embedder = load_embedder(arguments.model)
     started = time.perf_counter()
     dataset = embed_dataset(dataset, embedder)
     print(

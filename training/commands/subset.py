@@ -19,7 +19,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         type=int,
         required=True,
         metavar="N",
-        help="windows to keep, to within half a document (no default)",
+        help="windows to keep, about: documents stay whole (no default)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default: 0)")
     parser.set_defaults(run=run)

@@ -27,7 +27,11 @@ def read_html(path: Path, doc_id: str, chunking: ChunkingConfig) -> Iterator[Raw
     """
     content = path.read_bytes()
     document = trafilatura.bare_extraction(
-        content, include_comments=False, include_tables=False, favor_recall=True
+        content,
+        include_comments=False,
+        include_tables=False,
+        favor_recall=True,
+        with_metadata=True,
     )
     if not isinstance(document, Document) or document.body is None:
         raise EmptyInputError(f"{path.name}: expected a page with main text, got none")
