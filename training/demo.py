@@ -43,12 +43,24 @@ def demo_documents(
     Raises:
         DemoError: If a package is not installed as Python files.
     """
-    roots = [(package, *_package_root(package)) for package in packages]
+    added = [package_documents(package, chunking) for package in packages]
     yield from _long_enough(_topics(chunking))
     stdlib = Path(sysconfig.get_paths()["stdlib"])
     yield from _long_enough(_modules(stdlib, "stdlib", "PSF-2.0", "", chunking))
-    for package, root, licence in roots:
-        yield from _long_enough(_modules(root, package, licence, package, chunking))
+    for documents in added:
+        yield from documents
+
+
+def package_documents(
+    package: str, chunking: ChunkingConfig | None = None
+) -> Iterator[RawDocument]:
+    """Read the docstrings of an installed package, without importing it.
+
+    Raises:
+        DemoError: At once, if the package is not installed as Python files.
+    """
+    root, licence = _package_root(package)
+    return _long_enough(_modules(root, package, licence, package, chunking))
 
 
 def docstring_paragraphs(tree: ast.Module) -> Iterator[Chunk]:
