@@ -1,7 +1,9 @@
 """``serve``: answer over HTTP until told to stop."""
 
 import argparse
+import signal
 import sys
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from service.settings import SettingsError, add_flags, settings_from
@@ -28,6 +30,9 @@ def run(args: argparse.Namespace) -> int:
     except SettingsError as error:
         print(f"serve: {error}", file=sys.stderr)
         return 2
+    # As the first process of a container, a signal without a handler is lost; uvicorn's own comes
+    # only after imports that take a second, and hands the signal on to this one when it is done.
+    signal.signal(signal.SIGTERM, _stop)
     from service.logs import configure
     from service.server import build_server
 
@@ -35,6 +40,10 @@ def run(args: argparse.Namespace) -> int:
     server = build_server(settings, announce=_say)
     server.run()
     return 0 if server.started else 1
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
 
 
 def _say(line: str) -> None:
