@@ -66,11 +66,11 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     ]
     for protocol, methods in report["protocols"].items():
         metrics = list(next(iter(methods.values())))
-        lines += ["", f"{protocol:<12}" + "".join(f"{metric:>24}" for metric in metrics)]
+        lines += ["", f"{protocol:<12}" + "".join(f"{metric:>26}" for metric in metrics)]
         for method, values in methods.items():
-            lines.append(f"  {method:<10}" + "".join(f"{_cell(values[m]):>24}" for m in metrics))
+            lines.append(f"  {method:<10}" + "".join(f"{_cell(values[m]):>26}" for m in metrics))
         if protocol == "in_document":
-            ceiling = "".join(f"{_cell(report['ceiling'][m]):>24}" for m in metrics[:3])
+            ceiling = "".join(f"{_cell(report['ceiling'][m]):>26}" for m in metrics[:3])
             lines.append(f"  {'ceiling':<10}{ceiling}  (best mixture, answer known)")
     for title in ("difference", "order", "ordering"):
         for name, value in report.get(title, {}).items():
