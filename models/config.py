@@ -33,18 +33,23 @@ class P8Config:
     """Attention heads of the transformer encoder."""
     adapter_hidden: int = 1024
     """Width of the adapter's hidden layer (learned space only)."""
-    order_hidden: int = 512
+    order_hidden: int = 256
     """Width of the order verifier's hidden layer."""
     dropout: float = 0.3
     """Dropout rate while training."""
+    rerank: bool = False
+    """Whether a set-wise re-ranker judges what the mixture retrieves."""
+    rerank_hidden: int = 48
+    """Width of the re-ranker."""
     tower: bool = False
     """Whether a free-output query tower travels along, as the first level of the fallback."""
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for name in ("dimension", "window", "hidden", "layers", "heads", "adapter_hidden"):
+        for name in ("dimension", "window", "hidden", "layers", "heads"):
             _at_least_one(name, getattr(self, name))
-        _at_least_one("order_hidden", self.order_hidden)
+        for name in ("adapter_hidden", "order_hidden", "rerank_hidden"):
+            _at_least_one(name, getattr(self, name))
         _one_of("arch", self.arch, get_args(Arch))
         _one_of("space", self.space, get_args(Space))
         if self.hidden % self.heads:

@@ -55,6 +55,7 @@ class Ranking:
     scores_K: Floats
     mixture_K: Floats
     order_K: Floats
+    rerank_K: Floats
 
 
 def rank_corpus(
@@ -94,7 +95,9 @@ def rank_rows(
 ) -> list[Ranking]:
     """Score given rows exactly, rising in each line and padded by -1, and sort them."""
     safe_BK = np.maximum(rows_BK, 0)
-    scores: Scores = scorer.score(queries, corpus.raw_ND[safe_BK], corpus.projected_ND[safe_BK])
+    scores: Scores = scorer.score(
+        queries, corpus.raw_ND[safe_BK], corpus.projected_ND[safe_BK], rows_BK >= 0
+    )
     total_BK = np.where(rows_BK >= 0, scores.total_BK, -np.inf).astype(np.float32)
     rankings = []
     for row, order_K in enumerate(best_first(total_BK, top_k)):
@@ -105,6 +108,7 @@ def rank_rows(
                 scores_K=total_BK[row, kept_K],
                 mixture_K=scores.mixture_BK[row, kept_K],
                 order_K=scores.order_BK[row, kept_K],
+                rerank_K=scores.rerank_BK[row, kept_K],
             )
         )
     return rankings

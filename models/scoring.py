@@ -1,10 +1,10 @@
 """The one scoring path: offline evaluation and the service both call this, and nothing else does.
 
-    score(x) = cos(q, g(x)) + order_weight * logit P(x after c_L)
+    score(x) = cos(q, g(x)) + order_weight * logit P(x after c_L) + T * reranker(x | window, set)
 
-The first part is the mixture's, the second the order verifier's; both are answered beside their
-sum. Training-free methods (``direct``, ``mean``) and the query tower score by cosine alone, in the
-raw space.
+The parts are the mixture's, the order verifier's and, in checkpoints that have one, the set-wise
+re-ranker's; all are answered beside their sum. Training-free methods (``direct``, ``mean``) and the
+query tower score by cosine alone, in the raw space.
 
 Shapes: B batch, L window, K candidates, N chunks, D dimension. Arrays are float32 numpy.
 """
@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.config import CLASSIC_TEMPERATURE
 from models.model import P8Model
 from models.order import probability_after
+from models.rerank import SetReranker
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -44,8 +46,20 @@ class Queries:
     """Unit queries: in the model's space for ``p8``, in the raw space otherwise."""
     alpha_BL: Floats
     """Mixture weights over the window; one-hot for ``direct``, zeros for ``tower``."""
-    last_BD: Floats
-    """Raw vector of each window's last chunk, which the order part refers to."""
+    context_BLD: Floats
+    """Raw context vectors, right-aligned; order part and re-ranker refer to them."""
+    mask_BL: Bools
+    """True where a context chunk is present."""
+
+    def select(self, rows: NDArray[np.int64]) -> "Queries":
+        """Some of the queries."""
+        return Queries(
+            method=self.method,
+            vectors_BD=self.vectors_BD[rows],
+            alpha_BL=self.alpha_BL[rows],
+            context_BLD=self.context_BLD[rows],
+            mask_BL=self.mask_BL[rows],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +69,7 @@ class Scores:
     total_BK: Floats
     mixture_BK: Floats
     order_BK: Floats
+    rerank_BK: Floats
 
 
 class Scorer:
@@ -127,11 +142,21 @@ class Scorer:
             if tower is None:
                 raise ValueError("method: expected one that the checkpoint holds, got 'tower'")
             query_BD = _numpy(tower(_tensor(context_BLD), torch.from_numpy(mask_BL)))
-        return Queries(method=method, vectors_BD=query_BD, alpha_BL=alpha_BL, last_BD=last_BD)
+        return Queries(
+            method=method,
+            vectors_BD=query_BD,
+            alpha_BL=alpha_BL,
+            context_BLD=context_BLD,
+            mask_BL=mask_BL,
+        )
 
     @torch.inference_mode()
     def score(
-        self, queries: Queries, raw_BKD: Floats, projected_BKD: Floats | None = None
+        self,
+        queries: Queries,
+        raw_BKD: Floats,
+        projected_BKD: Floats | None = None,
+        valid_BK: Bools | None = None,
     ) -> Scores:
         """Score candidates exactly.
 
@@ -139,23 +164,74 @@ class Scorer:
             queries: What ``query`` answered.
             raw_BKD: Raw unit candidate vectors, or (K, D) shared by the whole batch.
             projected_BKD: The same in the model's space, if it is at hand already.
+            valid_BK: True where a candidate belongs to the query's set, which the re-ranker looks
+                at as a whole; all if left out.
 
         Returns:
-            Totals and parts, each (B, K).
+            Totals and parts, each (B, K). Those of invalid candidates mean nothing.
         """
         if queries.method is not Method.P8:
-            space_BKD = raw_BKD
-        elif projected_BKD is not None:
-            space_BKD = projected_BKD
-        else:
-            space_BKD = self.project(raw_BKD.reshape(-1, raw_BKD.shape[-1])).reshape(raw_BKD.shape)
-        mixture_BK = cosine(queries.vectors_BD, space_BKD)
-        order_BK = np.zeros_like(mixture_BK)
-        if queries.method is Method.P8 and self.order_weight:
-            raw = _tensor(raw_BKD) if raw_BKD.ndim == 3 else _tensor(raw_BKD)[None]
-            logits = self._model().order(_tensor(queries.last_BD)[:, None], raw)
-            order_BK = np.float32(self.order_weight) * _numpy(logits)
-        return Scores(total_BK=mixture_BK + order_BK, mixture_BK=mixture_BK, order_BK=order_BK)
+            mixture_BK = cosine(queries.vectors_BD, raw_BKD)
+            nothing_BK = np.zeros_like(mixture_BK)
+            return Scores(
+                total_BK=mixture_BK,
+                mixture_BK=mixture_BK,
+                order_BK=nothing_BK,
+                rerank_BK=nothing_BK,
+            )
+        if projected_BKD is None:
+            projected_BKD = self.project(raw_BKD.reshape(-1, raw_BKD.shape[-1]))
+            projected_BKD = projected_BKD.reshape(raw_BKD.shape)
+        mixture_BK = cosine(queries.vectors_BD, projected_BKD)
+        order_BK, rerank_BK = np.zeros_like(mixture_BK), np.zeros_like(mixture_BK)
+        reranker = self._model().reranker
+        if self.order_weight or reranker is not None:
+            logits_BK = self._order_after_last(queries, raw_BKD)
+            order_BK = np.float32(self.order_weight) * logits_BK
+            if reranker is not None:
+                rerank_BK = self._rerank(
+                    reranker, queries, raw_BKD, projected_BKD, mixture_BK, logits_BK, valid_BK
+                )
+        return Scores(
+            total_BK=mixture_BK + order_BK + rerank_BK,
+            mixture_BK=mixture_BK,
+            order_BK=order_BK,
+            rerank_BK=rerank_BK,
+        )
+
+    def _order_after_last(self, queries: Queries, raw_BKD: Floats) -> Floats:
+        raw = _tensor(raw_BKD) if raw_BKD.ndim == 3 else _tensor(raw_BKD)[None]
+        return _numpy(self._model().order(_tensor(queries.context_BLD[:, -1])[:, None], raw))
+
+    def _rerank(
+        self,
+        reranker: SetReranker,
+        queries: Queries,
+        raw_BKD: Floats,
+        projected_BKD: Floats,
+        mixture_BK: Floats,
+        order_BK: Floats,
+        valid_BK: Bools | None,
+    ) -> Floats:
+        """The re-ranker's part, in the unit of cosines."""
+        valid = (
+            torch.ones(mixture_BK.shape, dtype=torch.bool)
+            if valid_BK is None
+            else torch.from_numpy(valid_BK)
+        )
+        sets = [
+            _tensor(part if part.ndim == 3 else part[None]) for part in (raw_BKD, projected_BKD)
+        ]
+        context_BLD = _tensor(queries.context_BLD)
+        features_BKF = reranker.features(
+            (context_BLD, sets[0]),
+            (self._model().p8.project(context_BLD), sets[1]),
+            torch.from_numpy(queries.mask_BL),
+            valid,
+            _tensor(mixture_BK),
+            _tensor(order_BK),
+        )
+        return np.float32(CLASSIC_TEMPERATURE) * _numpy(reranker(features_BKF, valid))
 
     @torch.inference_mode()
     def order_logits(self, a_ND: Floats, b_ND: Floats) -> Floats:

@@ -33,6 +33,8 @@ class Batch:
     first_P: Tensor
     second_P: Tensor
     later_P: Tensor
+    documents: tuple[tuple[slice, slice], ...]
+    """Windows and chunks of each document of the batch."""
 
 
 def batches(
@@ -102,7 +104,15 @@ def _assemble(
         }.items():
             parts.setdefault(name, []).append(part)
     tensors = {name: torch.from_numpy(np.concatenate(part)) for name, part in parts.items()}
-    return Batch(chunks_ND=torch.from_numpy(np.concatenate(documents)), **tensors)
+    ends = np.cumsum([0] + [len(part) for part in parts["next_W"]])
+    return Batch(
+        chunks_ND=torch.from_numpy(np.concatenate(documents)),
+        documents=tuple(
+            (slice(int(ends[n]), int(ends[n + 1])), slice(int(starts[n]), int(starts[n + 1])))
+            for n in range(len(documents))
+        ),
+        **tensors,
+    )
 
 
 def _classic_mask(

@@ -15,7 +15,6 @@ from models.scoring import Method, Scorer
 from training.metrics import Tally, Values, add_ranks, target_ranks
 from training.ordering import all_pairs
 from training.protocols import DocumentVectors, document_scores
-from training.windows import hide_context
 
 ORDER_WEIGHTS = (0.0, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03)
 
@@ -57,11 +56,11 @@ def fit_order_weight(
     scorer = Scorer(model, order_weight=1.0)
     tallies = {weight: Tally() for weight in ORDER_WEIGHTS}
     for document in documents:
-        for windows, scores in document_scores(scorer, document, Method.P8):
-            allowed_WN = hide_context(windows, len(document.raw_ND))
+        for block in document_scores(scorer, document, Method.P8):
+            parts = block.scores
             for weight, tally in tallies.items():
-                total_WN = scores.mixture_BK + np.float32(weight) * scores.order_BK
-                hidden_WN = np.where(allowed_WN, total_WN, -np.inf).astype(np.float32)
-                add_ranks(tally, target_ranks(hidden_WN, windows.next_W))
+                total_WN = parts.mixture_BK + np.float32(weight) * parts.order_BK + parts.rerank_BK
+                hidden_WN = np.where(block.allowed_WN, total_WN, -np.inf).astype(np.float32)
+                add_ranks(tally, target_ranks(hidden_WN, block.windows.next_W))
     tried = {str(weight): tally.mean("mrr@10") for weight, tally in tallies.items()}
     return max(ORDER_WEIGHTS, key=lambda weight: tried[str(weight)]), tried

@@ -18,9 +18,9 @@ class TrainConfig:
 
     epochs: int = 6
     """Greatest number of passes over the training documents."""
-    batch_documents: int = 8
+    batch_documents: int = 4
     """Documents a step; all their windows are trained at once."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 7e-4
     """Peak of the warm-up and cosine schedule."""
     weight_decay: float = 0.05
     """AdamW's decoupled weight decay."""

@@ -20,6 +20,7 @@ from training.evaluation import tally_methods
 from training.gate import kill_reason
 from training.losses import combined_p8_loss, listwise_ranking_loss
 from training.protocols import project_documents
+from training.reranking import rerank_loss
 from training.state import Progress, load_state, save_state
 from training.windows import Rows
 
@@ -156,6 +157,8 @@ def train_step(
         total = loss.total
         if model.tower is not None:
             total = total + _tower_loss(model.tower, chunks_ND, batch, config)
+    if model.reranker is not None:
+        total = total + rerank_loss(model, model.reranker, batch, config.loss.temperature)
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(total)
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)

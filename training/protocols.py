@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.ranking import Corpus, rank_corpus
-from models.scoring import Floats, Method, Queries, Scorer, Scores, cos_anchor
+from models.scoring import Bools, Floats, Method, Queries, Scorer, Scores, cos_anchor
 from training.candidates import CLASSIC_SIZE, create_candidate_set
 from training.metrics import Tally, Values, add_ranks, target_ranks
 from training.windows import Rows, Windows, document_windows, hide_context
 
 SCORES_PER_BLOCK = 60_000
+RELATIONS_PER_BLOCK = 8_000_000
 CORPUS_BLOCK = 256
 CORPUS_TOP = 64
 
@@ -29,6 +30,17 @@ class DocumentVectors:
 
     raw_ND: Floats
     projected_ND: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentScores:
+    """Scores of every chunk of a document, for some of its windows."""
+
+    windows: Windows
+    queries: Queries
+    scores: Scores
+    allowed_WN: Bools
+    """True where a chunk is a candidate: outside the window."""
 
 
 def project_documents(scorer: Scorer, documents: Sequence[Floats]) -> list[DocumentVectors]:
@@ -50,15 +62,17 @@ def window_queries(
 
 def document_scores(
     scorer: Scorer, document: DocumentVectors, method: Method
-) -> Iterator[tuple[Windows, Scores]]:
+) -> Iterator[DocumentScores]:
     """Score every chunk of a document for every window, in blocks that keep the matrices small."""
     count = len(document.raw_ND)
     windows = document_windows(count, scorer.window)
-    step = max(1, SCORES_PER_BLOCK // count)
+    step = max(1, min(SCORES_PER_BLOCK // count, RELATIONS_PER_BLOCK // count**2))
     for start in range(0, len(windows.next_W), step):
         block = windows.select(slice(start, start + step))
         queries = window_queries(scorer, document, block, method)
-        yield block, scorer.score(queries, document.raw_ND, document.projected_ND)
+        allowed_WN = hide_context(block, count)
+        scores = scorer.score(queries, document.raw_ND, document.projected_ND, allowed_WN)
+        yield DocumentScores(windows=block, queries=queries, scores=scores, allowed_WN=allowed_WN)
 
 
 def tally_document(
@@ -70,17 +84,15 @@ def tally_document(
     generator: np.random.Generator,
 ) -> float:
     """Add one document to ``in_document`` and ``classic8``; returns its mean candidate count."""
-    count = len(document.raw_ND)
     ranks, classic_ranks, margins, last_margins, candidates = [], [], [], [], []
-    for block, scores in document_scores(scorer, document, method):
-        allowed_WN = hide_context(block, count)
-        candidates.append(allowed_WN.sum(1))
-        hidden_WN = np.where(allowed_WN, scores.total_BK, -np.inf).astype(np.float32)
-        ranks.append(target_ranks(hidden_WN, block.next_W))
-        margin_W, last_W = _margins(scores, block)
+    for block in document_scores(scorer, document, method):
+        candidates.append(block.allowed_WN.sum(1))
+        hidden_WN = np.where(block.allowed_WN, block.scores.total_BK, -np.inf).astype(np.float32)
+        ranks.append(target_ranks(hidden_WN, block.windows.next_W))
+        margin_W, last_W = _margins(block.scores, block.windows)
         margins.append(margin_W)
         last_margins.append(last_W)
-        classic_ranks.append(_classic_ranks(scores, block, count, scorer.window, generator))
+        classic_ranks.append(_classic_ranks(scorer, document, block, generator))
     add_ranks(in_document, np.concatenate(ranks))
     add_ranks(classic8, np.concatenate(classic_ranks))
     for tally in (in_document, classic8):
@@ -100,20 +112,29 @@ def _margins(scores: Scores, windows: Windows) -> tuple[Floats, Floats]:
 
 
 def _classic_ranks(
-    scores: Scores, windows: Windows, count: int, window: int, generator: np.random.Generator
+    scorer: Scorer,
+    document: DocumentVectors,
+    block: DocumentScores,
+    generator: np.random.Generator,
 ) -> Values:
-    """Ranks among the classic 8, for windows that have a prev and 6 others."""
-    usable = np.flatnonzero((windows.prev_W >= 0) & (count - window >= CLASSIC_SIZE))
+    """Ranks among the classic 8, scored as a set of 8, for windows with a prev and 6 others."""
+    count, windows = len(document.raw_ND), block.windows
+    usable = np.flatnonzero((windows.prev_W >= 0) & (count - scorer.window >= CLASSIC_SIZE))
     if not len(usable):
         return np.zeros(0)
     sets_WK = np.stack(
-        [create_candidate_set(count, int(windows.next_W[row]), window, generator) for row in usable]
+        [
+            create_candidate_set(count, int(windows.next_W[row]), scorer.window, generator)
+            for row in usable
+        ]
     )
     # In rising row order, so that a tie falls as it does when served, not always to the target.
     sorted_WK = np.sort(sets_WK, axis=1)
     target_W = np.argmax(sorted_WK == sets_WK[:, :1], axis=1)
-    picked_WK = np.take_along_axis(scores.total_BK[usable], sorted_WK, axis=1)
-    return target_ranks(picked_WK, target_W.astype(np.int64))
+    scores = scorer.score(
+        block.queries.select(usable), document.raw_ND[sorted_WK], document.projected_ND[sorted_WK]
+    )
+    return target_ranks(scores.total_BK, target_W.astype(np.int64))
 
 
 def corpus_ranks(

@@ -30,7 +30,11 @@ def run(args: argparse.Namespace) -> int:
 
     dataset = PreparedDataset.open(args.data)
     shape = P8Config(
-        dimension=dataset.dimension, window=args.window, arch=args.arch, space=args.space
+        dimension=dataset.dimension,
+        window=args.window,
+        arch=args.arch,
+        space=args.space,
+        rerank=args.rerank,
     )
     with tempfile.TemporaryDirectory() as scratch:
         log = MetricsLog(Path(scratch) / "metrics.jsonl", print)

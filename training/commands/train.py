@@ -20,6 +20,12 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         "(default: learned)",
     )
     parser.add_argument(
+        "--rerank",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="train a set-wise re-ranker of what the mixture retrieves (default: on)",
+    )
+    parser.add_argument(
         "--window", type=int, default=5, metavar="L", help="greatest context length (default: 5)"
     )
     parser.add_argument(
@@ -77,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         window=args.window,
         arch=args.arch,
         space=args.space,
+        rerank=args.rerank,
         tower=args.tower,
     )
     config = TrainConfig(
