@@ -79,14 +79,21 @@ class Scorer:
         model: Networks in evaluation mode, or None for the training-free methods alone.
         window: L, used when there is no model.
         order_weight: Weight of the order verifier's log-odds in the score of ``p8``.
+        rerank: Whether to use the model's re-ranker, if it has one.
     """
 
     def __init__(
-        self, model: P8Model | None = None, *, window: int = 5, order_weight: float = 0.0
+        self,
+        model: P8Model | None = None,
+        *,
+        window: int = 5,
+        order_weight: float = 0.0,
+        rerank: bool = True,
     ) -> None:
         self.model = None if model is None else model.eval()
         self.window = window if model is None else model.config.window
         self.order_weight = order_weight
+        self._reranker = model.reranker if model is not None and rerank else None
 
     def pack(self, windows: Sequence[Floats]) -> tuple[Floats, Bools]:
         """Right-align windows of 1 to L unit vectors (l, D) into (B, L, D) and a mask (B, L).
@@ -184,7 +191,7 @@ class Scorer:
             projected_BKD = projected_BKD.reshape(raw_BKD.shape)
         mixture_BK = cosine(queries.vectors_BD, projected_BKD)
         order_BK, rerank_BK = np.zeros_like(mixture_BK), np.zeros_like(mixture_BK)
-        reranker = self._model().reranker
+        reranker = self._reranker
         if self.order_weight or reranker is not None:
             logits_BK = self._order_after_last(queries, raw_BKD)
             order_BK = np.float32(self.order_weight) * logits_BK

@@ -27,6 +27,7 @@ class Parts(TypedDict):
 
     mixture: float
     order: float
+    rerank: float
 
 
 class Result(TypedDict):

@@ -25,6 +25,7 @@ class Hit:
     """Row in the library, -1 for a vector of the caller's."""
     score: np.float32
     mixture: np.float32
+    rerank: np.float32
     order: np.float32
     candidate: int | None = None
     """Place among explicit candidates."""
@@ -103,7 +104,7 @@ class Encoder:
                 "document_id": catalogue.document_ids[hit.row] if known else None,
                 "position": catalogue.positions[hit.row] if known else None,
                 "score": hit.score,
-                "parts": {"mixture": hit.mixture, "order": hit.order},
+                "parts": {"mixture": hit.mixture, "order": hit.order, "rerank": hit.rerank},
                 "text": text,
                 "metadata": metadata,
             }

@@ -212,10 +212,15 @@ class Engine:
         ranking = rank_rows(self.scorer, queries, self.library.corpus, rows[None], top_k)[0]
         ids = self.library.catalogue.ids
         return [
-            Hit(id=ids[row], row=int(row), score=score, mixture=mixture, order=order)
-            for row, score, mixture, order in zip(
-                ranking.rows_K, ranking.scores_K, ranking.mixture_K, ranking.order_K, strict=True
+            Hit(
+                id=ids[row],
+                row=int(row),
+                score=ranking.scores_K[place],
+                mixture=ranking.mixture_K[place],
+                order=ranking.order_K[place],
+                rerank=ranking.rerank_K[place],
             )
+            for place, row in enumerate(ranking.rows_K)
         ]
 
     def _rank_explicit(
@@ -239,6 +244,7 @@ class Engine:
                 score=scores.total_BK[0, place],
                 mixture=scores.mixture_BK[0, place],
                 order=scores.order_BK[0, place],
+                rerank=scores.rerank_BK[0, place],
             )
             for place, row in enumerate(candidates.rows_K)
         ]

@@ -139,6 +139,9 @@ class ScoreParts(BaseModel):
 
     mixture: float = Field(description="Cosine of query and candidate, in the space of the answer.")
     order: float = Field(description="Weighted log-odds that the candidate follows the last chunk.")
+    rerank: float = Field(
+        description="What the re-ranker adds in the light of the whole set, or 0."
+    )
 
 
 class RankedChunk(BaseModel):

@@ -20,15 +20,19 @@ class TrainConfig:
     """Greatest number of passes over the training documents."""
     batch_documents: int = 4
     """Documents a step; all their windows are trained at once."""
-    learning_rate: float = 7e-4
+    learning_rate: float = 1e-3
     """Peak of the warm-up and cosine schedule."""
+    order_rate_factor: float = 2.0
+    """How many times faster the order verifier learns."""
+    rerank_rate_factor: float = 3.0
+    """How many times faster the re-ranker learns."""
     weight_decay: float = 0.05
     """AdamW's decoupled weight decay."""
     warmup: float = 0.05
     """Share of all steps spent warming up."""
     clip: float = 1.0
     """Greatest norm of the gradient."""
-    patience: int = 3
+    patience: int = 6
     """Epochs without a better validation MRR@10 before an early stop."""
     candidates: CandidateKind = "document"
     """Listwise candidates: every chunk of the document, or the classic set of 8."""

@@ -111,6 +111,10 @@ def evaluate(
         "cos_anchor": _anchors(scorer, documents, methods),
     }
     if scorer.model is not None:
+        alone, _ = tally_methods(Scorer(scorer.model, rerank=False), documents, [Method.P8], seed)
+        for protocol in ("in_document", "classic8"):
+            estimates = getattr(alone[Method.P8], protocol).estimates(seed)
+            report["protocols"][protocol]["p8_mixture"] = _json(estimates)
         report["difference"] = {
             protocol: _json(differences(tallies, protocol, Method.P8, seed))
             for protocol in protocols

@@ -59,9 +59,7 @@ def train_model(
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = P8Model(shape).to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    optimizer = torch.optim.AdamW(_groups(model, config), weight_decay=config.weight_decay)
     progress = load_state(state_folder, identity, model, optimizer)
     steps = math.ceil(len(train) / config.batch_documents)
     direct = _direct_r5(shape.window, validation)
@@ -88,6 +86,19 @@ def train_model(
         report(line)
     model.load_state_dict(progress.best, strict=True)
     return model.cpu().eval(), progress
+
+
+def _groups(model: P8Model, config: TrainConfig) -> list[dict[str, Any]]:
+    """Verifier and re-ranker are small and learn faster than the rest."""
+    faster = [(model.order, config.order_rate_factor), (model.reranker, config.rerank_rate_factor)]
+    groups: list[dict[str, Any]] = []
+    taken: set[int] = set()
+    for part, factor in faster:
+        own = [] if part is None else list(part.parameters())
+        taken |= {id(parameter) for parameter in own}
+        groups.append({"params": own, "lr": config.learning_rate, "factor": factor})
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
+    return [{"params": rest, "lr": config.learning_rate, "factor": 1.0}, *groups]
 
 
 def learning_rate_at(step: int, total: int, config: TrainConfig) -> float:
@@ -121,7 +132,7 @@ def _run_epoch(
     for number, batch in enumerate(bar):
         rate = learning_rate_at(epoch * steps + number, config.epochs * steps, config)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         parts = train_step(model, optimizer, batch, config)
         sums += parts
         if number % 10 == 9:

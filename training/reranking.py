@@ -1,8 +1,8 @@
 """The re-ranker's share of a training step: sets from the document, and sets from the whole batch.
 
-A document's own chunks are the sets of the ``in_document`` protocol; the best 64 of all the batch's
-chunks are like what the index retrieves. Mixture and verifier are seen as they will be served (no
-dropout) and take no gradient from here.
+A document's own chunks are the sets of the ``in_document`` protocol, some thinned out to the size
+of ``classic8``; the best 64 of all the batch's chunks are like what the index retrieves. Mixture
+and verifier are seen as they will be served (no dropout) and take no gradient from here.
 
 Shapes: W windows, K candidates, N chunks, L window length, D dimension.
 """
@@ -17,7 +17,10 @@ from models.rerank import SetReranker
 from training.batches import Batch
 
 RELATIONS_PER_DOCUMENT = 1_000_000
-BATCH_WINDOWS = 64
+WINDOWS_PER_DOCUMENT = 20
+BATCH_WINDOWS = 32
+SMALL_SHARE = 0.25
+SMALL_SIZE = 8
 
 
 def rerank_loss(model: P8Model, reranker: SetReranker, batch: Batch, temperature: float) -> Tensor:
@@ -31,13 +34,14 @@ def rerank_loss(model: P8Model, reranker: SetReranker, batch: Batch, temperature
     for window_slice, chunk_slice in batch.documents:
         count = chunk_slice.stop - chunk_slice.start
         first, stop = window_slice.start, window_slice.stop
-        limit = max(1, RELATIONS_PER_DOCUMENT // count**2)
+        limit = max(1, min(WINDOWS_PER_DOCUMENT, RELATIONS_PER_DOCUMENT // count**2))
         rows_W = first + torch.randperm(stop - first)[:limit]
         if not len(rows_W):
             continue
         columns_1N = torch.arange(chunk_slice.start, chunk_slice.stop)[None]
         valid_WK = batch.allowed_WN[rows_W, chunk_slice]
         target_W = batch.next_W[rows_W] - chunk_slice.start
+        valid_WK = _shrink_some(valid_WK, target_W)
         total = total + seen.loss(reranker, rows_W, columns_1N, valid_WK, target_W, temperature)
         windows += len(rows_W)
     rows_W = torch.randperm(len(batch.next_W))[:BATCH_WINDOWS]
@@ -52,6 +56,19 @@ def rerank_loss(model: P8Model, reranker: SetReranker, batch: Batch, temperature
         )
         windows += int(kept_W.sum())
     return total / max(windows, 1)
+
+
+def _shrink_some(valid_WK: Tensor, target_W: Tensor) -> Tensor:
+    """Reduce a quarter of the sets to about 8 random members and the target.
+
+    Posted candidates are few and arbitrary; without such sets the re-ranker takes a small set's
+    stragglers for a large one's.
+    """
+    small_W1 = torch.rand(len(valid_WK), 1) < SMALL_SHARE
+    share_W1 = SMALL_SIZE / valid_WK.sum(1, keepdim=True).clamp(min=SMALL_SIZE)
+    chosen_WK = torch.rand(valid_WK.shape) < share_W1
+    chosen_WK.scatter_(1, target_W[:, None], True)
+    return valid_WK & (chosen_WK | ~small_W1)
 
 
 class _Served:

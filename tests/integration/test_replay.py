@@ -29,7 +29,7 @@ def test_served_rankings_are_the_evaluated_ones(
     scorer = Scorer(loaded.model, order_weight=loaded.order_weight)
     method = Method.P8 if mode == "p8" else Method.DIRECT
     documents = project_documents(scorer, split_vectors(dataset, "all"))
-    corpus = Corpus.build(np.asarray(dataset.vectors), scorer)
+    corpus = Corpus.build(np.array(dataset.vectors), scorer)
     offline_ranks = list(corpus_ranks(scorer, documents, corpus, method))
     # Documents that training never saw first, then others until there are 200 windows.
     held_out = {

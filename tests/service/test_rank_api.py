@@ -75,8 +75,8 @@ def test_results_carry_their_chunk(service: Live) -> None:
         assert result["position"] == int(position)
         assert result["text"] == f"Chunk {position} of {document_id}: größer."
         assert result["metadata"]["title"] == f"About {document_id}"
-        parts = np.float32(result["parts"]["mixture"]) + np.float32(result["parts"]["order"])
-        assert parts == np.float32(result["score"])
+        mixture, order, rerank = (np.float32(part) for part in result["parts"].values())
+        assert mixture + order + rerank == np.float32(result["score"])
         assert "candidate" not in result
 
 

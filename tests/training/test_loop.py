@@ -45,8 +45,10 @@ def run(
 
 
 def test_training_beats_direct_and_passes_the_gate(tmp_path: Path) -> None:
-    config = TrainConfig(epochs=6, batch_documents=4, pairs_per_document=32, patience=6)
-    model, progress = run(tmp_path, config)
+    config = TrainConfig(
+        epochs=6, learning_rate=3e-3, batch_documents=4, pairs_per_document=32, patience=6
+    )
+    model, progress = run(tmp_path, config, rerank=True, rerank_hidden=16)
     losses = [line["train_loss"] for line in progress.history]
     assert losses[-1] < losses[0]
     documents = project_documents(Scorer(model), VALIDATION)
@@ -74,10 +76,10 @@ def test_an_untrained_model_fails_the_gate() -> None:
 
 @pytest.mark.parametrize("arch", ["transformer", "lstm"])
 def test_same_seed_same_weights_and_exact_resume(tmp_path: Path, arch: str) -> None:
-    whole, progress = run(tmp_path / "whole", arch=arch)
+    whole, progress = run(tmp_path / "whole", arch=arch, rerank=True)
     with pytest.raises(InterruptedRunError):
-        run(tmp_path / "cut", stop_after=1, arch=arch)
-    resumed, again = run(tmp_path / "cut", arch=arch)
+        run(tmp_path / "cut", stop_after=1, arch=arch, rerank=True)
+    resumed, again = run(tmp_path / "cut", arch=arch, rerank=True)
     assert [line["epoch"] for line in again.history] == [1, 2, 3]
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
