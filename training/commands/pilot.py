@@ -1,4 +1,4 @@
-"""``pilot``: is a full run worth its time?"""
+"""``pilot``: is a full run worth its time? Asked of the mixture alone, without a re-ranker."""
 
 import argparse
 import json
@@ -34,7 +34,6 @@ def run(args: argparse.Namespace) -> int:
         window=args.window,
         arch=args.arch,
         space=args.space,
-        rerank=args.rerank,
     )
     with tempfile.TemporaryDirectory() as scratch:
         log = MetricsLog(Path(scratch) / "metrics.jsonl", print)

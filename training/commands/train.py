@@ -20,12 +20,6 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         "(default: learned)",
     )
     parser.add_argument(
-        "--rerank",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="train a set-wise re-ranker of what the mixture retrieves (default: on)",
-    )
-    parser.add_argument(
         "--window", type=int, default=5, metavar="L", help="greatest context length (default: 5)"
     )
     parser.add_argument(
@@ -41,6 +35,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("data", type=Path, metavar="DIR", help="prepared and embedded data")
     parser.add_argument("--out", type=Path, required=True, metavar="CKPT", help="checkpoint folder")
     add_network_options(parser)
+    parser.add_argument(
+        "--rerank",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="train a set-wise re-ranker of what the mixture retrieves (default: on)",
+    )
     parser.add_argument(
         "--subset",
         type=int,
