@@ -18,6 +18,9 @@ from training.windows import document_windows
 
 WINDOWS = 200
 TOP = 64
+# The service runs on another number of threads than this process, and sums differ in their last
+# bits; candidates whose scores are closer than this count as tied.
+TIE = 5e-5
 
 
 @pytest.mark.parametrize("mode", ["p8", "retrieval"])
@@ -40,7 +43,7 @@ def test_served_rankings_are_the_evaluated_ones(
         service(["index", str(embedded), "--data", str(tmp_path), "--checkpoint", str(checkpoint)])
         == 0
     )
-    checked = 0
+    checked = exact = 0
     with serving("--data", tmp_path, "--checkpoint", checkpoint) as client:
         for number in order:
             entry, document = dataset.documents[number], documents[number]
@@ -60,16 +63,21 @@ def test_served_rankings_are_the_evaluated_ones(
                 assert answer["mode"] == mode
                 served = [(hit["document_id"], hit["position"]) for hit in answer["results"]]
                 expected = [_name(dataset, place) for place in ranking.rows_K]
-                assert served == expected
-                np.testing.assert_allclose(
-                    [hit["score"] for hit in answer["results"]], ranking.scores_K, atol=5e-5
-                )
+                scores = np.array([hit["score"] for hit in answer["results"]])
+                np.testing.assert_allclose(scores, ranking.scores_K, atol=TIE)
+                exact += served == expected
+                known = dict(zip(expected, ranking.scores_K, strict=True))
+                for name, score in zip(served, ranking.scores_K, strict=True):
+                    assert abs(known[name] - score) <= TIE  # the same place, but for ties
                 name = (entry.doc_id, int(target))
                 rank = served.index(name) + 1 if name in served else np.inf
                 evaluated = offline_ranks[number][row]
-                assert rank == evaluated or min(rank, evaluated) > 50  # no metric looks further
+                if rank != evaluated and min(rank, evaluated) <= 50:  # no metric looks further
+                    places = [int(min(place, TOP)) - 1 for place in (rank, evaluated)]
+                    assert abs(scores[places[0]] - scores[places[1]]) <= TIE
                 checked += 1
                 if checked == WINDOWS:
+                    assert exact >= 0.95 * WINDOWS
                     return
     raise AssertionError(f"only {checked} windows")
 
