@@ -66,7 +66,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 $(DEMO)/prepared/manifest.json: | $(VENV)/.installed
-	$(BIN)/python -m training prepare --demo $(if $(PACKAGES),--packages $(PACKAGES)) --out $(DEMO)/prepared
+	$(BIN)/python -m training prepare --demo --name demo $(if $(PACKAGES),--packages $(PACKAGES)) --out $(DEMO)/prepared
 
 $(DEMO)/prepared/vectors.npy: | $(DEMO)/prepared/manifest.json
 	$(BIN)/python -m training embed $(DEMO)/prepared
