@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 # The commands, in the order in which help shows them: modules of training.commands.
-COMMANDS = ("prepare", "embed", "subset", "parity", "train", "pilot", "evaluate")
+COMMANDS = ("prepare", "embed", "subset", "parity", "train", "pilot", "evaluate", "ladder")
 
 _OURS = ("models", "training")
 

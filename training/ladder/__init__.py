@@ -1,0 +1,1 @@
+"""The ladder: every earlier idea and its rivals, trained and judged alike, a row each."""
