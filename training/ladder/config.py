@@ -54,15 +54,19 @@ class Row:
     """One row: what is trained, how, and on which candidates it is judged."""
 
     name: str
+    """What ``--rows`` and the JSON call it."""
     group: str
     """Table that it stands in."""
     label: str
     """What the table calls it."""
     kind: Kind
+    """What ranks."""
     free: Free | None = None
     """Which free-output idea, for rows of that kind."""
     arch: Literal["transformer", "lstm"] = "transformer"
+    """Encoder of the window."""
     space: Literal["raw", "learned"] = "raw"
+    """Where P8 mixes and scores."""
     old_prev: bool = False
     """Whether ``prev`` is the last chunk of the window, as earlier work had it."""
     candidates: Literal["both", "document", "batch"] = "both"
