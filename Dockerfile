@@ -44,6 +44,7 @@ RUN /tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
 # No RUN from here on: nothing of the build can leak into what is shipped.
 FROM ${BASE_IMAGE}
 COPY --from=dependencies /opt/venv /opt/venv
+COPY checkpoints/p8-minilm-l6-v2 /opt/checkpoint
 COPY --from=project /out/opt/venv /opt/venv
 COPY --from=project --chown=10001:10001 /out/data /data
 COPY docker/healthcheck.py /opt/healthcheck.py
@@ -55,6 +56,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     NEXTCHUNK_DATA=/data \
+    NEXTCHUNK_CHECKPOINT=/opt/checkpoint \
     NEXTCHUNK_HOST=0.0.0.0 \
     NEXTCHUNK_PORT=8000
 

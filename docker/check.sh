@@ -2,23 +2,25 @@
 # Build the image, run it as it should be run in production, and question it. Needs no Docker
 # daemon: buildah builds, podman runs. For root on Debian 12; docs/deploy.md says more.
 #
-#   docker/check.sh DATA CKPT
+#   docker/check.sh DATA [CKPT]
 #
-# DATA  folder that `python -m service index` filled (it is copied, never touched)
-# CKPT  checkpoint that `python -m training train` wrote
+# DATA  folder that `python -m service index` filled with vectors that fit the shipped checkpoint,
+#       which is in the image (it is copied, never touched)
+# CKPT  checkpoint to mount in a second run (default: the shipped one)
 #
 # Environment: IMAGE and BASE_IMAGE (names), TORCH_INDEX_URL (as in the Dockerfile),
 # PORT (default: a free one), SKIP_COMPOSE=1 (validate the Compose file, but do not run it).
 set -euo pipefail
 
-if [ $# -ne 2 ]; then
-    echo "usage: docker/check.sh DATA CKPT" >&2
+if [ $# -lt 1 ] || [ $# -gt 2 ]; then
+    echo "usage: docker/check.sh DATA [CKPT]" >&2
     exit 2
 fi
-data=$(realpath -e "$1")
-checkpoint=$(realpath -e "$2")
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
+shipped=$root/checkpoints/p8-minilm-l6-v2
+data=$(realpath -e "$1")
+checkpoint=$(realpath -e "${2:-$shipped}")
 
 image=${IMAGE:-localhost/nextchunk:dev}
 base=${BASE_IMAGE:-localhost/python:3.11-slim}
@@ -163,20 +165,23 @@ check_contents() {
          head -8' | awk '{ printf "  %4d MB %s\n", $1 * 1.024 / 1000, $2 }'
 }
 
-start_service() {
-    say "running: read-only, no capabilities, $memory, user $user"
-    local start
+copy_folders() {
     cp -a "$data" "$work/data"
     cp -a "$checkpoint" "$work/checkpoint"
     chown -R "$user" "$work/data"
     chmod -R a+rX "$work/checkpoint"
     port=${PORT:-$(python3 -c \
         'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')}
+}
+
+start_service() { # start_service WHAT [PODMAN_OPTION...]
+    say "running with $1: read-only, no capabilities, $memory, user $user"
+    local start
+    shift
     start=$(now_ms)
     podman run -d --name "$container" --network host --read-only --tmpfs /tmp --cap-drop ALL \
         --security-opt no-new-privileges --memory "$memory" --pids-limit 256 --no-healthcheck \
-        -v "$work/data:/data" -v "$work/checkpoint:/checkpoint:ro" \
-        -e NEXTCHUNK_CHECKPOINT=/checkpoint -e "NEXTCHUNK_PORT=$port" "$image" >/dev/null
+        -v "$work/data:/data" -e "NEXTCHUNK_PORT=$port" "$@" "$image" >/dev/null
     python3 "$here/ask.py" --wait "http://127.0.0.1:$port" || fail "it does not come up"
     echo "ready $(($(now_ms) - start)) ms after podman run"
 }
@@ -196,9 +201,9 @@ check_confinement() {
     echo "uid 10001, no capabilities, read-only, healthy"
 }
 
-check_answers() {
+check_answers() { # check_answers CKPT: of the checkpoint that should answer
     say "asking over the socket"
-    python3 "$here/ask.py" "http://127.0.0.1:$port" "$work/data" "$work/checkpoint" ||
+    python3 "$here/ask.py" "http://127.0.0.1:$port" "$work/data" "$1" | tee "$work/answers" ||
         fail "wrong answers"
     echo "memory: $(podman stats --no-stream --format '{{.MemUsage}}' "$container")"
 }
@@ -241,9 +246,15 @@ check_files
 make_base
 build_image
 check_contents
-start_service
+copy_folders
+start_service "the image's own checkpoint"
 check_confinement
-check_answers
+check_answers "$shipped"
+grep -q 'auto by p8$' "$work/answers" || fail "auto does not answer by P8"
+stop_service
+start_service "$checkpoint" \
+    -v "$work/checkpoint:/checkpoint:ro" -e NEXTCHUNK_CHECKPOINT=/checkpoint
+check_answers "$work/checkpoint"
 stop_service
 if [ -z "${SKIP_COMPOSE:-}" ]; then
     run_compose

@@ -1,7 +1,7 @@
 """The checkpoint: a folder that says what it is, loaded strictly and never unpickled.
 
     config.json         shapes, order weight, resolved training options, data, weights' sha256
-    model.safetensors   weights
+    model.safetensors   weights; float32 tensors that float16 holds exactly are stored as that
     metrics.json        what evaluation measured
     gate.json           thresholds, values, verdict
     README.md           model card
@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
+from torch import Tensor
 
 from models.config import P8Config
 from models.model import P8Model
@@ -99,7 +100,7 @@ def save_checkpoint(
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     (target / CONFIG).unlink(missing_ok=True)
-    weights = save_safetensors({k: v.contiguous() for k, v in model.state_dict().items()})
+    weights = save_safetensors({k: _stored(v) for k, v in model.state_dict().items()})
     digest = hashlib.sha256(weights).hexdigest()
     config = {
         "format": FORMAT,
@@ -115,6 +116,26 @@ def save_checkpoint(
     write_atomically(target / CARD, card.encode())
     write_atomically(target / CONFIG, _json(config))
     return digest[:12]
+
+
+def round_weights(model: P8Model) -> None:
+    """Round all that is stored to float16's precision, in place, so that it is stored in half.
+
+    Call it before calibrating and judging: what is judged is then what is stored. Values beyond
+    float16's range stay as they are.
+    """
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.dtype == torch.float32:
+                rounded = value.half().float()
+                value.copy_(torch.where(rounded.isfinite(), rounded, value))
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    """The tensor as float16 if that loses nothing, else as it is."""
+    half = tensor.half()
+    exact = tensor.dtype == torch.float32 and torch.equal(half.float(), tensor)
+    return (half if exact else tensor).contiguous()
 
 
 def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
@@ -146,8 +167,9 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
             f"{source / CONFIG}: {type(error).__name__}: {error}"
         ) from error
     gate = _read_json(source / GATE)
-    if not isinstance(gate.get("tower"), dict | None):
-        raise CheckpointInvalidError(f"{source / GATE}: tower: expected an object or null")
+    for field in ("tower", "kinds"):
+        if not isinstance(gate.get(field), dict | None):
+            raise CheckpointInvalidError(f"{source / GATE}: {field}: expected an object or null")
     model = P8Model(shape)
     _load_weights(model, source / WEIGHTS, expected)
     return Checkpoint(

@@ -31,6 +31,8 @@ class P8Config:
     """Depth of the window encoder."""
     heads: int = 4
     """Attention heads of the transformer encoder."""
+    temperature: float = CLASSIC_TEMPERATURE
+    """Temperature of the softmax over scores: a unit of the re-ranker's logit, in cosines."""
     adapter_hidden: int = 1024
     """Width of the adapter's hidden layer (learned space only)."""
     order_hidden: int = 256
@@ -39,8 +41,14 @@ class P8Config:
     """Dropout rate while training."""
     rerank: bool = False
     """Whether a set-wise re-ranker judges what the mixture retrieves."""
-    rerank_hidden: int = 48
-    """Width of the re-ranker."""
+    rerank_hidden: int = 64
+    """Width of the re-ranker's judgement of a candidate."""
+    bag_hidden: int = 192
+    """Width of the re-ranker's bag encoder, a multiple of 32."""
+    bag_layers: int = 3
+    """Depth of the bag encoder."""
+    bag_rank: int = 64
+    """Rank of each of the bag encoder's pair scores."""
     tower: bool = False
     """Whether a free-output query tower travels along, as the first level of the fallback."""
 
@@ -50,12 +58,18 @@ class P8Config:
             _at_least_one(name, getattr(self, name))
         for name in ("adapter_hidden", "order_hidden", "rerank_hidden"):
             _at_least_one(name, getattr(self, name))
+        for name in ("bag_hidden", "bag_layers", "bag_rank"):
+            _at_least_one(name, getattr(self, name))
+        if self.bag_hidden % 32:
+            raise ValueError(f"bag_hidden: expected a multiple of 32, got {self.bag_hidden}")
         _one_of("arch", self.arch, get_args(Arch))
         _one_of("space", self.space, get_args(Space))
         if self.hidden % self.heads:
             raise ValueError(
                 f"hidden: expected a multiple of heads={self.heads}, got {self.hidden}"
             )
+        if not self.temperature > 0.0:
+            raise ValueError(f"temperature: expected > 0, got {self.temperature}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout: expected 0 <= dropout < 1, got {self.dropout}")
 

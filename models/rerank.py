@@ -1,131 +1,141 @@
 """The set-wise re-ranker: what a set of candidates tells that no single candidate does.
 
-Judged one by one, every chunk near the last one looks like the next. Seen together, some are near
-everything (hubs, which say little), some are nearest to a chunk that is itself a candidate, some
-are the earliest of those that follow. The re-ranker describes each candidate by its relations to
-window and set, lets the candidates attend to each other, and answers one logit each. It is
-equivariant under permutation and takes any number of candidates.
+Judged one by one, every chunk near the last one looks like the next. Seen together, some follow a
+chunk that is itself a candidate, some come before the window, some are near everything. The bag
+encoder reads window and candidates together and says which follows which; each candidate is then
+described by that evidence and by its cosines, the candidates attend to each other, and each gets
+one logit. Equivariant under permutation, for any number of candidates.
 
 It only re-orders what the mixture's query retrieved: the query itself stays in its cone.
 
-Shapes: B windows, L window length, K candidates, D dimension, F features, H hidden. Candidates are
-(B, K, D), or (1, K, D) shared by all windows. ``mask_BL`` and ``valid_BK`` are True = present.
+Shapes: B windows, L window length, K candidates, N chunks of a bag, D dimension, F features.
+Candidates are (B, K, D), or (1, K, D) shared by all windows. Masks are True = present.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.bag import BagEncoder, BagOutput
 from models.config import P8Config
+from models.relations import relation_count, relations
 
-NEAR_FEATURES = 7
-FAR_AWAY = -2.0  # below every cosine
+RIVAL_DISTANCES = 3
+HIDDEN = -30.0  # a log-score that counts as nothing
+MOMENTUM = 0.02
+
+
+class CandidateSets(NamedTuple):
+    """Windows, the candidates of each, and what mixture and verifier say of them."""
+
+    raw_context_BLD: Tensor
+    """Raw context vectors, right-aligned, zero where the mask is False."""
+    context_BLD: Tensor
+    """The same in the model's space."""
+    mask_BL: Tensor
+    raw_XKD: Tensor
+    """Raw candidates, (B, K, D) or (1, K, D)."""
+    projected_XKD: Tensor
+    """The same in the model's space."""
+    valid_BK: Tensor
+    """True where a candidate belongs to the set."""
+    base_BK: Tensor
+    """Cosine of query and candidate in the model's space."""
+    order_BK: Tensor
+    """Log-odds, by the order verifier, that a candidate follows the last context chunk."""
+
+
+def pair_feature_count(window: int) -> int:
+    """How many features ``pair_features`` answers."""
+    return 3 * window + min(RIVAL_DISTANCES, window) + 3
 
 
 def feature_count(window: int) -> int:
-    """F: two spaces of relations, the base score, two order features and the size of the set."""
-    return 2 * (2 * window + NEAR_FEATURES) + 4
+    """F: pair evidence, two spaces of relations, the base score, order and size of the set."""
+    return pair_feature_count(window) + 2 * relation_count(window) + 4
 
 
-def relations(context_BLD: Tensor, mask_BL: Tensor, set_BKD: Tensor, valid_BK: Tensor) -> Tensor:
-    """Describe each candidate by cosines to the window and to the other candidates, in one space.
+def pair_features(
+    output: BagOutput, rows_BL: Tensor, mask_BL: Tensor, allowed_BN: Tensor
+) -> Tensor:
+    """Describe every chunk of a bag by how it follows a window whose chunks are in the bag too.
 
-    With m the mean of the set: cosines to each context chunk, as they are and centred by m; their
-    mean; cosine to m; cosine to the nearest other candidate; how far the candidate lies behind
-    that, behind the best candidate and behind the best centred one; its rank by the last chunk.
+    How well it follows each context chunk at that one's distance, as it is and against all other
+    candidates; how well it stands *before* the window's first chunk, at each distance; how much
+    better it follows the last chunks than its best rival predecessors among the candidates; how
+    well the chunk has successors; how much later it stands than the last context chunk and than
+    the window on average.
 
     Args:
-        context_BLD: Unit context vectors, right-aligned.
+        output: Of (B, N) bags, or of one bag (1, N) shared by all windows.
+        rows_BL: Where in its bag each context chunk stands, right-aligned.
         mask_BL: True where a context chunk is present.
-        set_BKD: Unit candidates, or (1, K, D).
-        valid_BK: True where a candidate belongs to the set.
+        allowed_BN: True where a chunk of the bag is a candidate.
 
     Returns:
-        Features (B, K, 2 L + 7).
+        Features (B, N, ``pair_feature_count(L)``); those of chunks that are no candidates mean
+        nothing.
     """
-    shared_KD = set_BKD[0] if len(set_BKD) == 1 else None
-    present_BLK = mask_BL[:, :, None]
-    weight_BK = valid_BK.to(set_BKD.dtype)
-    count_B = weight_BK.sum(1, keepdim=True).clamp(min=1.0)
-    if shared_KD is not None:
-        cosine_BLK = context_BLD @ shared_KD.T
-        mean_BD = weight_BK @ shared_KD / count_B
-        to_mean_BK = mean_BD @ shared_KD.T
-    else:
-        cosine_BLK = context_BLD @ set_BKD.transpose(1, 2)
-        mean_BD = torch.einsum("bk,bkd->bd", weight_BK, set_BKD) / count_B
-        to_mean_BK = torch.einsum("bd,bkd->bk", mean_BD, set_BKD)
-    square_B = (mean_BD * mean_BD).sum(1, keepdim=True)
-    centred_BLK = _centred(context_BLD, cosine_BLK, mean_BD, to_mean_BK, square_B)
-    cosine_BLK = cosine_BLK.masked_fill(~present_BLK, 0.0)
-    centred_BLK = centred_BLK.masked_fill(~present_BLK, 0.0)
-    near_BK = _nearest(set_BKD, valid_BK)
-    last_BK, last_centred_BK = cosine_BLK[:, -1], centred_BLK[:, -1]
-    behind_BK = last_BK - _best(last_BK, valid_BK)
-    behind_centred_BK = last_centred_BK - _best(last_centred_BK, valid_BK)
-    mean_cosine_BK = cosine_BLK.sum(1) / mask_BL.sum(1, keepdim=True)
-    single = [
-        mean_cosine_BK,
-        to_mean_BK / square_B.clamp(min=1e-6).sqrt(),
-        near_BK,
-        last_BK - near_BK,
-        behind_BK,
-        behind_centred_BK,
-        _log_rank(last_BK, valid_BK),
-    ]
-    many_BFK = torch.cat([cosine_BLK, centred_BLK, torch.stack(single, 1)], dim=1)
-    return many_BFK.transpose(1, 2)
-
-
-def _centred(
-    context_BLD: Tensor, cosine_BLK: Tensor, mean_BD: Tensor, to_mean_BK: Tensor, square_B: Tensor
-) -> Tensor:
-    """Cosines (B, L, K) between context and candidates after the set's mean is taken off both."""
-    context_mean_BL = torch.einsum("bld,bd->bl", context_BLD, mean_BD)
-    product_BLK = (
-        cosine_BLK - context_mean_BL[:, :, None] - to_mean_BK[:, None] + square_B[:, :, None]
+    batch, reach = rows_BL.shape
+    bags_B = torch.arange(batch) if len(output.place_BN) == batch else torch.zeros(batch).long()
+    first_B = rows_BL.gather(1, mask_BL.int().argmax(1, keepdim=True)).squeeze(1)
+    here_BNN = _no_self(output.follows_BLNN[:, 0])
+    forth, back, against, rivals = [], [], [], []
+    for distance in range(reach):
+        follows_XNN = output.follows_BLNN[:, distance]
+        row_B = rows_BL[:, reach - 1 - distance]
+        present_B1 = mask_BL[:, reach - 1 - distance, None]
+        forth_BN = follows_XNN[bags_B, row_B]
+        hidden_BN = forth_BN.masked_fill(~allowed_BN, HIDDEN)
+        share_BN = forth_BN - hidden_BN.logsumexp(1, keepdim=True)
+        forth.append(forth_BN * present_B1)
+        against.append(share_BN * present_B1)
+        back.append(follows_XNN[bags_B, :, first_B])
+        if distance < RIVAL_DISTANCES:
+            rival_BN = _best_predecessor(_no_self(follows_XNN)[bags_B], allowed_BN, row_B)
+            rivals.append((forth_BN - rival_BN) * present_B1)
+    context_BN = torch.zeros_like(allowed_BN, dtype=torch.long).scatter_add(
+        1, rows_BL, mask_BL.long()
     )
-    context_norm_BL = (1.0 - 2.0 * context_mean_BL + square_B).clamp(min=1e-6).sqrt()
-    set_norm_BK = (1.0 - 2.0 * to_mean_BK + square_B).clamp(min=1e-6).sqrt()
-    return product_BLK / (context_norm_BL[:, :, None] * set_norm_BK[:, None])
+    present_BN = allowed_BN | (context_BN > 0)
+    successors_BN = here_BNN[bags_B].masked_fill(~present_BN[:, None], HIDDEN).logsumexp(2)
+    place_BN = output.place_BN[bags_B]
+    context_BL = place_BN.gather(1, rows_BL)
+    mean_B1 = (context_BL * mask_BL).sum(1, keepdim=True) / mask_BL.sum(1, keepdim=True)
+    places = [place_BN - context_BL[:, -1:], place_BN - mean_B1]
+    return torch.stack([*forth, *against, *back, *rivals, successors_BN, *places], dim=-1)
 
 
-def _nearest(set_BKD: Tensor, valid_BK: Tensor) -> Tensor:
-    """Cosine (B, K) of each candidate to the nearest other candidate of its set."""
-    gram_BKK = set_BKD @ set_BKD.transpose(1, 2)
-    own_KK = torch.eye(gram_BKK.shape[-1], dtype=torch.bool, device=gram_BKK.device)
-    hidden_BKK = gram_BKK.masked_fill(own_KK | ~valid_BK[:, None], FAR_AWAY)
-    return hidden_BKK.amax(-1).clamp(min=-1.0)
+def _no_self(follows_XNN: Tensor) -> Tensor:
+    own_NN = torch.eye(follows_XNN.shape[-1], dtype=torch.bool, device=follows_XNN.device)
+    return follows_XNN.masked_fill(own_NN, HIDDEN)
 
 
-def _best(score_BK: Tensor, valid_BK: Tensor) -> Tensor:
-    return score_BK.masked_fill(~valid_BK, FAR_AWAY).amax(1, keepdim=True)
-
-
-def _log_rank(score_BK: Tensor, valid_BK: Tensor) -> Tensor:
-    """``log(1 + number of better candidates)``, by sorting."""
-    hidden_BK = score_BK.masked_fill(~valid_BK, FAR_AWAY)
-    rank_BK = hidden_BK.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    return rank_BK.to(score_BK.dtype).log1p()
+def _best_predecessor(follows_BNN: Tensor, allowed_BN: Tensor, row_B: Tensor) -> Tensor:
+    """How well each chunk follows the candidates and the chunk at ``row_B``, summed, (B, N)."""
+    rows_BN = allowed_BN.scatter(1, row_B[:, None], True)
+    return follows_BNN.masked_fill(~rows_BN[:, :, None], HIDDEN).logsumexp(1)
 
 
 class SetReranker(nn.Module):
     """Logits for the candidates of a set, each in the light of all.
 
     Args:
-        config: Shape; ``rerank_hidden`` is H.
+        config: Shape.
     """
 
     mean_F: Tensor
-    scale_F: Tensor
+    variance_F: Tensor
     fitted: Tensor
 
     def __init__(self, config: P8Config) -> None:
         super().__init__()
-        features = feature_count(config.window)
-        hidden = config.rerank_hidden
+        features, hidden = feature_count(config.window), config.rerank_hidden
+        self.bag = BagEncoder(config)
         self.register_buffer("mean_F", torch.zeros(features))
-        self.register_buffer("scale_F", torch.ones(features))
+        self.register_buffer("variance_F", torch.ones(features))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         self.read = nn.Linear(features, hidden)
         self.block = nn.TransformerEncoderLayer(
@@ -133,53 +143,73 @@ class SetReranker(nn.Module):
         )
         self.middle = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, 1)
+        self.straight = nn.Linear(features, 1)
         # Starts as nothing, so that training begins from the mixture's own ranking.
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for last in (self.out, self.straight):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
-    def features(
-        self,
-        raw: tuple[Tensor, Tensor],
-        projected: tuple[Tensor, Tensor],
-        mask_BL: Tensor,
-        valid_BK: Tensor,
-        base_BK: Tensor,
-        order_BK: Tensor,
+    def forward(self, sets: CandidateSets) -> Tensor:
+        """Logits (B, K) of sets that were retrieved or posted; each window has a bag of its own.
+
+        Those under a False ``valid_BK`` mean nothing.
+        """
+        batch, window = sets.mask_BL.shape
+        candidates_BKD = sets.raw_XKD.expand(batch, -1, -1)
+        bag_BND = torch.cat([sets.raw_context_BLD, candidates_BKD], dim=1)
+        output = self.bag(bag_BND, torch.cat([sets.mask_BL, sets.valid_BK], dim=1))
+        rows_BL = torch.arange(window).expand(batch, -1)
+        return self.judge(output, rows_BL, sets, first_candidate=window)
+
+    def judge(
+        self, output: BagOutput, rows_BL: Tensor, sets: CandidateSets, *, first_candidate: int = 0
     ) -> Tensor:
-        """Everything that a candidate is judged by, (B, K, F).
+        """Logits (B, K) from bags that have been read.
 
         Args:
-            raw: Context (B, L, D) and candidates (B or 1, K, D) in the raw space.
-            projected: The same in the model's space.
-            mask_BL: True where a context chunk is present.
-            valid_BK: True where a candidate belongs to the set.
-            base_BK: Cosine of query and candidate in the model's space.
-            order_BK: Log-odds that the candidate follows the last context chunk.
+            output: Of (B, N) bags, or of one bag (1, N) shared by all windows.
+            rows_BL: Where in its bag each context chunk stands, right-aligned.
+            sets: The sets; their candidates are the bag's chunks from ``first_candidate`` on.
+            first_candidate: Row of the first candidate in the bags.
         """
-        size_BK = valid_BK.sum(1, keepdim=True).clamp(min=1).log().expand(-1, valid_BK.shape[1])
-        single_BKF = torch.stack([base_BK, order_BK, order_BK.abs(), size_BK], dim=-1)
-        return torch.cat(
-            [
-                relations(raw[0], mask_BL, raw[1], valid_BK),
-                relations(projected[0], mask_BL, projected[1], valid_BK),
-                single_BKF,
-            ],
-            dim=-1,
-        )
+        allowed_BN = functional.pad(sets.valid_BK, (first_candidate, 0))
+        pairs_BNF = pair_features(output, rows_BL, sets.mask_BL, allowed_BN)
+        with torch.no_grad():
+            given_BKF = self._given(sets)
+        features_BKF = torch.cat([pairs_BNF[:, first_candidate:], given_BKF], dim=-1)
+        return self._logits(features_BKF, sets.valid_BK)
 
-    def forward(self, features_BKF: Tensor, valid_BK: Tensor) -> Tensor:
-        """Logits (B, K); those under a False ``valid_BK`` mean nothing."""
-        if self.training and not bool(self.fitted):
-            self._standardise(features_BKF[valid_BK])
-        scaled_BKF = (features_BKF - self.mean_F) * self.scale_F
+    def _given(self, sets: CandidateSets) -> Tensor:
+        """Features that nothing here has learned."""
+        valid_BK, order_BK = sets.valid_BK, sets.order_BK
+        size_BK = valid_BK.sum(1, keepdim=True).clamp(min=1).log().expand(-1, valid_BK.shape[1])
+        single_BKF = torch.stack([sets.base_BK, order_BK, order_BK.abs(), size_BK], dim=-1)
+        spaces = (
+            (sets.raw_context_BLD, sets.raw_XKD),
+            (sets.context_BLD, sets.projected_XKD),
+        )
+        described = [
+            relations(context_BLD, sets.mask_BL, set_XKD, valid_BK)
+            for context_BLD, set_XKD in spaces
+        ]
+        return torch.cat([*described, single_BKF], dim=-1)
+
+    def _logits(self, features_BKF: Tensor, valid_BK: Tensor) -> Tensor:
+        if self.training:
+            self._follow(features_BKF[valid_BK])
+        scaled_BKF = (features_BKF - self.mean_F) * (self.variance_F + 1e-4).rsqrt()
+        scaled_BKF = scaled_BKF.masked_fill(~valid_BK[..., None], 0.0)
         hidden_BKH = self.block(self.read(scaled_BKF), src_key_padding_mask=~valid_BK)
         middle_BKH = functional.gelu(self.middle(functional.gelu(hidden_BKH)))
-        logits_BK: Tensor = self.out(middle_BKH).squeeze(-1)
-        return logits_BK
+        logits_BK1: Tensor = self.out(middle_BKH) + self.straight(scaled_BKF)
+        return logits_BK1.squeeze(-1)
 
     @torch.no_grad()
-    def _standardise(self, features_NF: Tensor) -> None:
-        """Fix the scale of the features by the first batch that is seen in training."""
-        self.mean_F.copy_(features_NF.mean(0))
-        self.scale_F.copy_(1.0 / features_NF.std(0).clamp(min=1e-3))
+    def _follow(self, features_NF: Tensor) -> None:
+        """Let the scale of the features follow those that are seen in training."""
+        if len(features_NF) < 2:
+            return
+        share = MOMENTUM if bool(self.fitted) else 1.0
+        self.mean_F.lerp_(features_NF.mean(0), share)
+        self.variance_F.lerp_(features_NF.var(0), share)
         self.fitted.fill_(True)

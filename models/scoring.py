@@ -17,15 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.config import CLASSIC_TEMPERATURE
 from models.model import P8Model
 from models.order import probability_after
-from models.rerank import SetReranker
+from models.rerank import CandidateSets, SetReranker
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
 PROJECT_BLOCK = 8192
+RERANK_LIMIT = 512
+"""Most candidates that the re-ranker looks at together: the best without it."""
 
 
 class Method(StrEnum):
@@ -50,6 +51,9 @@ class Queries:
     """Raw context vectors, right-aligned; order part and re-ranker refer to them."""
     mask_BL: Bools
     """True where a context chunk is present."""
+    rows_BL: NDArray[np.int64] | None = None
+    """Where each context chunk stands among candidates that the whole batch shares, if they are a
+    document and each window's set is the rest of it: the document is then read once for all."""
 
     def select(self, rows: NDArray[np.int64]) -> "Queries":
         """Some of the queries."""
@@ -59,6 +63,7 @@ class Queries:
             alpha_BL=self.alpha_BL[rows],
             context_BLD=self.context_BLD[rows],
             mask_BL=self.mask_BL[rows],
+            rows_BL=None if self.rows_BL is None else self.rows_BL[rows],
         )
 
 
@@ -93,7 +98,7 @@ class Scorer:
         self.model = None if model is None else model.eval()
         self.window = window if model is None else model.config.window
         self.order_weight = order_weight
-        self._reranker = model.reranker if model is not None and rerank else None
+        self.reranker = model.reranker if model is not None and rerank else None
 
     def pack(self, windows: Sequence[Floats]) -> tuple[Floats, Bools]:
         """Right-align windows of 1 to L unit vectors (l, D) into (B, L, D) and a mask (B, L).
@@ -191,14 +196,13 @@ class Scorer:
             projected_BKD = projected_BKD.reshape(raw_BKD.shape)
         mixture_BK = cosine(queries.vectors_BD, projected_BKD)
         order_BK, rerank_BK = np.zeros_like(mixture_BK), np.zeros_like(mixture_BK)
-        reranker = self._reranker
+        reranker = self.reranker
         if self.order_weight or reranker is not None:
             logits_BK = self._order_after_last(queries, raw_BKD)
             order_BK = np.float32(self.order_weight) * logits_BK
             if reranker is not None:
-                rerank_BK = self._rerank(
-                    reranker, queries, raw_BKD, projected_BKD, mixture_BK, logits_BK, valid_BK
-                )
+                judged = (raw_BKD, projected_BKD, mixture_BK, logits_BK, valid_BK)
+                rerank_BK = self._rerank_best(reranker, queries, *judged)
         return Scores(
             total_BK=mixture_BK + order_BK + rerank_BK,
             mixture_BK=mixture_BK,
@@ -209,6 +213,41 @@ class Scorer:
     def _order_after_last(self, queries: Queries, raw_BKD: Floats) -> Floats:
         raw = _tensor(raw_BKD) if raw_BKD.ndim == 3 else _tensor(raw_BKD)[None]
         return _numpy(self._model().order(_tensor(queries.context_BLD[:, -1])[:, None], raw))
+
+    def _rerank_best(
+        self,
+        reranker: SetReranker,
+        queries: Queries,
+        raw_BKD: Floats,
+        projected_BKD: Floats,
+        mixture_BK: Floats,
+        logits_BK: Floats,
+        valid_BK: Bools | None,
+    ) -> Floats:
+        """The re-ranker's part, for the best candidates of a large set alone.
+
+        All others get the least part of any that was looked at, so that none of them overtakes.
+        """
+        if mixture_BK.shape[1] <= RERANK_LIMIT:
+            return self._rerank(
+                reranker, queries, raw_BKD, projected_BKD, mixture_BK, logits_BK, valid_BK
+            )
+        base_BK = mixture_BK + np.float32(self.order_weight) * logits_BK
+        if valid_BK is not None:
+            base_BK = np.where(valid_BK, base_BK, -np.inf).astype(np.float32)
+        best_BK = np.sort(best_first(base_BK, RERANK_LIMIT), axis=1)
+        rows_B1 = np.arange(len(best_BK))[:, None]
+        valid_bk = None if valid_BK is None else valid_BK[rows_B1, best_BK]
+        raw, projected = (
+            part[best_BK] if part.ndim == 2 else part[rows_B1, best_BK]
+            for part in (raw_BKD, projected_BKD)
+        )
+        chosen = (mixture_BK[rows_B1, best_BK], logits_BK[rows_B1, best_BK], valid_bk)
+        part_bk = self._rerank(reranker, queries, raw, projected, *chosen)
+        judged_bk = part_bk if valid_bk is None else np.where(valid_bk, part_bk, np.inf)
+        rerank_BK = np.repeat(judged_bk.min(1, keepdims=True), mixture_BK.shape[1], axis=1)
+        rerank_BK[rows_B1, best_BK] = part_bk
+        return rerank_BK.astype(np.float32)
 
     def _rerank(
         self,
@@ -226,19 +265,26 @@ class Scorer:
             if valid_BK is None
             else torch.from_numpy(valid_BK)
         )
-        sets = [
-            _tensor(part if part.ndim == 3 else part[None]) for part in (raw_BKD, projected_BKD)
-        ]
         context_BLD = _tensor(queries.context_BLD)
-        features_BKF = reranker.features(
-            (context_BLD, sets[0]),
-            (self._model().p8.project(context_BLD), sets[1]),
-            torch.from_numpy(queries.mask_BL),
-            valid,
-            _tensor(mixture_BK),
-            _tensor(order_BK),
+        raw, projected = (
+            _tensor(part if part.ndim == 3 else part[None]) for part in (raw_BKD, projected_BKD)
         )
-        return np.float32(CLASSIC_TEMPERATURE) * _numpy(reranker(features_BKF, valid))
+        sets = CandidateSets(
+            raw_context_BLD=context_BLD,
+            context_BLD=self._model().p8.project(context_BLD),
+            mask_BL=torch.from_numpy(queries.mask_BL),
+            raw_XKD=raw,
+            projected_XKD=projected,
+            valid_BK=valid,
+            base_BK=_tensor(mixture_BK),
+            order_BK=_tensor(order_BK),
+        )
+        unit = np.float32(self._model().config.temperature)
+        if queries.rows_BL is None or raw_BKD.ndim == 3:
+            return unit * _numpy(reranker(sets))
+        whole = reranker.bag(raw, torch.ones(raw.shape[:2], dtype=torch.bool))
+        logits_BK = reranker.judge(whole, torch.from_numpy(queries.rows_BL), sets)
+        return unit * _numpy(logits_BK)
 
     @torch.inference_mode()
     def order_logits(self, a_ND: Floats, b_ND: Floats) -> Floats:

@@ -1,17 +1,20 @@
 """Small prepared folders for tests."""
 
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 
+from tests.synthetic import walks
 from training.dataset import PreparedDataset
 from training.dataset_writer import DatasetWriter
 from training.raw import Chunk, RawDocument
+from training.splits import split_of
 
 
-def raw_document(doc_id: str, count: int = 2, **fields: object) -> RawDocument:
-    chunks = tuple(Chunk(text=f"{doc_id} chunk {place}", section="S") for place in range(count))
+def raw_document(doc_id: str, length: int = 2, **fields: object) -> RawDocument:
+    chunks = tuple(Chunk(text=f"{doc_id} chunk {place}", section="S") for place in range(length))
     return RawDocument(**{"doc_id": doc_id, "chunks": chunks, "origin": "a test", **fields})
 
 
@@ -25,4 +28,21 @@ def write_prepared(
             writer.add(raw_document(f"d{number}", length))
         if dimension is not None:
             writer.attach_vectors(generator.normal(size=(sum(lengths), dimension)), model="random")
+    return PreparedDataset.open(out)
+
+
+def write_walks(
+    out: Path, seed: int, *, train: int, validation: int, reverse: bool = False, dimension: int = 16
+) -> PreparedDataset:
+    """Synthetic documents (tests.synthetic), named after the folder, so many of each split."""
+    wanted = {"train": train, "validation": validation}
+    names = (f"{out.name}-{number}" for number in count())
+    documents = walks(seed, train + validation, dimension)
+    with DatasetWriter(out, name=out.name) as writer:
+        for document in documents:
+            doc_id = next(name for name in names if wanted.get(split_of(name)))
+            wanted[split_of(doc_id)] -= 1
+            writer.add(raw_document(doc_id, len(document), licence=f"{out.name} licence"))
+        rows = np.concatenate([document[::-1] if reverse else document for document in documents])
+        writer.attach_vectors(rows, model="walks")
     return PreparedDataset.open(out)

@@ -41,5 +41,9 @@ def shape(**changes: object) -> P8Config:
         "heads": 2,
         "adapter_hidden": 32,
         "order_hidden": 16,
+        "rerank_hidden": 16,
+        "bag_hidden": 32,
+        "bag_layers": 1,
+        "bag_rank": 8,
     }
     return P8Config(**{**small, **changes})  # type: ignore[arg-type]

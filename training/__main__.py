@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from types import TracebackType
 
 # The commands, in the order in which help shows them: modules of training.commands.
-COMMANDS = ("prepare", "embed", "subset", "parity", "train", "pilot", "evaluate", "ladder")
+COMMANDS = (
+    "prepare",
+    "embed",
+    "subset",
+    "parity",
+    "train",
+    "pilot",
+    "evaluate",
+    "gate",
+    "ladder",
+)
 
 _OURS = ("models", "training")
 

@@ -1,5 +1,7 @@
 """Batches of whole documents: every chunk is encoded once, and all its windows share that.
 
+After the documents' own chunks may come hard negatives from others, mined for each document.
+
 Shapes: N chunks of the batch, W windows, L window length, P order pairs, D dimension.
 """
 
@@ -13,6 +15,7 @@ from torch import Tensor
 from models.scoring import Floats
 from training.candidates import create_candidate_set, sample_order_pairs
 from training.config import TrainConfig
+from training.mining import Mined
 from training.windows import Rows, document_windows, hide_context
 
 
@@ -33,8 +36,14 @@ class Batch:
     first_P: Tensor
     second_P: Tensor
     later_P: Tensor
+    document_N: Tensor
+    """Which document of the whole split a chunk belongs to."""
+    position_N: Tensor
+    """Its place in that document."""
     documents: tuple[tuple[slice, slice], ...]
     """Windows and chunks of each document of the batch."""
+    mined: tuple[slice, ...]
+    """For each document the chunks that were mined for it; they stand behind all documents'."""
 
 
 def batches(
@@ -43,6 +52,7 @@ def batches(
     config: TrainConfig,
     window: int,
     epoch: int,
+    mined: Mined | None = None,
 ) -> Iterator[Batch]:
     """Shuffle documents and cut them into batches, the same for the same seed and epoch.
 
@@ -52,41 +62,46 @@ def batches(
         config: Options.
         window: L.
         epoch: Epoch, from 0; part of the seed, so that a resumed run draws as it would have.
+        mined: Hard negatives of each document from others; none if left out.
     """
     generator = np.random.default_rng([config.seed, epoch])
     shuffled = generator.permutation(len(documents))
     for start in range(0, len(shuffled), config.batch_documents):
         chosen = shuffled[start : start + config.batch_documents]
-        yield _assemble(
-            [documents[index] for index in chosen],
-            None if keep is None else [keep[index] for index in chosen],
-            config,
-            window,
-            generator,
-        )
+        yield _assemble(documents, chosen, keep, config, window, generator, mined)
 
 
 def _assemble(
-    documents: Sequence[Floats],
+    everything: Sequence[Floats],
+    chosen: Rows,
     keep: Sequence[Rows] | None,
     config: TrainConfig,
     window: int,
     generator: np.random.Generator,
+    mined: Mined | None,
 ) -> Batch:
-    starts = np.cumsum([0] + [len(document) for document in documents])
-    total = int(starts[-1])
+    documents = [everything[index] for index in chosen]
+    own = int(sum(len(document) for document in documents))
+    others = [] if mined is None else [mined.vectors(everything, index) for index in chosen]
+    ends = own + np.cumsum([0] + [len(other) for other in others])
+    places = [slice(int(ends[n]), int(ends[n + 1])) for n in range(len(others))]
+    total = int(ends[-1])
     outside = np.log(config.outside_weight) if config.outside_weight else -np.inf
     parts: dict[str, list[np.ndarray]] = {}
+    start = 0
     for number, document in enumerate(documents):
-        start, count = int(starts[number]), len(document)
+        count = len(document)
         windows = document_windows(count, window)
         if keep is not None:
-            windows = windows.select(np.isin(windows.next_W, keep[number]))
+            windows = windows.select(np.isin(windows.next_W, keep[chosen[number]]))
         inside_WN = hide_context(windows, count)
         if config.candidates == "classic8":
             inside_WN &= _classic_mask(document, windows.next_W, window, generator)
         shape = (len(windows.next_W), total)
-        allowed_WN = np.full(shape, bool(config.outside_weight), np.bool_)
+        allowed_WN = np.zeros(shape, np.bool_)
+        allowed_WN[:, :own] = bool(config.outside_weight)
+        if places:
+            allowed_WN[:, places[number]] = bool(config.outside_weight)
         allowed_WN[:, start : start + count] = inside_WN
         weight_WN = np.full(shape, outside, np.float32)
         weight_WN[:, start : start + count] = 0.0
@@ -103,15 +118,40 @@ def _assemble(
             "later_P": pairs.later_P,
         }.items():
             parts.setdefault(name, []).append(part)
+        start += count
+    origin = _origin(documents, chosen, mined)
     tensors = {name: torch.from_numpy(np.concatenate(part)) for name, part in parts.items()}
-    ends = np.cumsum([0] + [len(part) for part in parts["next_W"]])
     return Batch(
-        chunks_ND=torch.from_numpy(np.concatenate(documents)),
-        documents=tuple(
-            (slice(int(ends[n]), int(ends[n + 1])), slice(int(starts[n]), int(starts[n + 1])))
-            for n in range(len(documents))
-        ),
+        chunks_ND=torch.from_numpy(np.concatenate([*documents, *others])),
+        document_N=torch.from_numpy(origin[0]),
+        position_N=torch.from_numpy(origin[1]),
+        documents=_slices([len(part) for part in parts["next_W"]], documents),
+        mined=tuple(places) or (slice(own, own),) * len(documents),
         **tensors,
+    )
+
+
+def _origin(documents: Sequence[Floats], chosen: Rows, mined: Mined | None) -> tuple[Rows, Rows]:
+    """Document and position of every chunk of a batch, (N,) each."""
+    counts = [len(document) for document in documents]
+    document = [np.repeat(chosen, counts)]
+    position = [np.concatenate([np.arange(count) for count in counts])]
+    if mined is not None:
+        found = mined.document[chosen] >= 0
+        document.append(mined.document[chosen][found])
+        position.append(mined.row[chosen][found])
+    return np.concatenate(document), np.concatenate(position)
+
+
+def _slices(windows: Sequence[int], documents: Sequence[Floats]) -> tuple[tuple[slice, slice], ...]:
+    window_ends = np.cumsum([0, *windows])
+    chunk_ends = np.cumsum([0] + [len(document) for document in documents])
+    return tuple(
+        (
+            slice(int(window_ends[n]), int(window_ends[n + 1])),
+            slice(int(chunk_ends[n]), int(chunk_ends[n + 1])),
+        )
+        for n in range(len(documents))
     )
 
 

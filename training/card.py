@@ -1,5 +1,6 @@
 """The model card: what the checkpoint is, what it scored, what it is not for."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from training.gate import gate_lines
@@ -15,19 +16,20 @@ def model_card(
 ) -> str:
     """Write README.md of a checkpoint from what was measured, and nothing else."""
     shape, data = provenance["model"], provenance["data"]
-    vectors = data["vectors"] or {}
+    made_by = {entry["vectors"]["model"] for entry in data} - {None}
     lines = [
         f"# P8 checkpoint ({shape['arch']}, {shape['space']} space)",
         "",
         "Ranks which chunk of a document comes next, and tells which of two comes first.",
         "",
-        f"- Vectors: {vectors.get('model', 'unknown')}, {shape['dimension']} dimensions",
+        f"- Vectors: {', '.join(sorted(made_by)) or 'unknown'}, {shape['dimension']} dimensions",
         f"- Window: 1 to {shape['window']} chunks",
-        f"- Trained on: {data['name']}, {data['documents']} documents "
-        f"(fingerprint {data['fingerprint'][:12]})",
         f"- Seed {provenance['training']['seed']}, best epoch {metrics['best_epoch']}, "
         f"{metrics['train_seconds']:.0f} s of training",
         f"- Order weight {order_weight}, chosen on validation documents",
+        f"- Command: `{provenance['command'] or 'not recorded'}`",
+        "",
+        *_data(data),
         "",
         "## Verdict",
         "",
@@ -58,11 +60,44 @@ def model_card(
         "",
         "- Only for vectors of the model named above; the service refuses another dimension, and",
         "  cannot notice another model of the same dimension.",
-        "- Validated on documents of the same kind as those it learned from. For another kind, run",
-        "  `python -m training evaluate` on some of them first.",
+        "- Validated on documents of the same kinds as those it learned from. For another kind,",
+        "  run `python -m training gate` on some of them first.",
         "",
     ]
     return "\n".join(lines)
+
+
+def with_verdict(card: str, gate: dict[str, Any]) -> str:
+    """The card with another verdict in place of its own."""
+    head, title, rest = card.partition("## Verdict\n\n```\n")
+    if not title:
+        return card
+    _, fence, tail = rest.partition("\n```\n")
+    return head + title + "\n".join(gate_lines(gate)) + fence + tail
+
+
+def _data(data: Sequence[dict[str, Any]]) -> list[str]:
+    lines = [
+        "## Data",
+        "",
+        "| name | documents | chunks | used to train | to validate | vectors by | licences | "
+        "fingerprint |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in data:
+        licences = ", ".join(f"{name} ({count:,})" for name, count in entry["licences"].items())
+        cells = [
+            entry["name"],
+            f"{entry['documents']:,}",
+            f"{entry['chunks']:,}",
+            f"{entry['used']['train']:,}",
+            f"{entry['used']['validation']:,}",
+            entry["vectors"]["model"] or "unknown",
+            licences,
+            entry["fingerprint"][:12],
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return lines
 
 
 def _cell(estimate: dict[str, float]) -> str:

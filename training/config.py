@@ -3,7 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from models.config import Space
 from training.losses import LossWeights
+
+LEARNED_TEMPERATURE = 0.15
+"""A softer softmax than the classic 0.07 makes a learned space spread: the margin grows by two
+thirds and the ranking stays (docs/LOG.md). The raw space cannot spread."""
 
 CandidateKind = Literal["document", "classic8"]
 
@@ -18,14 +23,12 @@ class TrainConfig:
 
     epochs: int = 6
     """Greatest number of passes over the training documents."""
-    batch_documents: int = 4
+    batch_documents: int = 8
     """Documents a step; all their windows are trained at once."""
     learning_rate: float = 1e-3
     """Peak of the warm-up and cosine schedule."""
     order_rate_factor: float = 2.0
     """How many times faster the order verifier learns."""
-    rerank_rate_factor: float = 3.0
-    """How many times faster the re-ranker learns."""
     weight_decay: float = 0.05
     """AdamW's decoupled weight decay."""
     warmup: float = 0.05
@@ -38,6 +41,8 @@ class TrainConfig:
     """Listwise candidates: every chunk of the document, or the classic set of 8."""
     outside_weight: float = 0.1
     """How much a chunk of another document of the batch counts as a negative; 0 for not at all."""
+    mined_negatives: int = 32
+    """Hard negatives of each document from others, mined by an index; 0 for none."""
     pairs_per_document: int = 128
     """Order pairs drawn from a document a step."""
     subset: int | None = None
@@ -45,7 +50,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of initial weights, shuffling, negatives and dropout."""
     loss: LossWeights = field(default_factory=LossWeights)
-    """Weights and constants of the loss."""
+    """Weights and constants of the loss; its temperature is the model's too."""
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -55,6 +60,8 @@ class TrainConfig:
         for name in ("learning_rate", "clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        if self.mined_negatives < 0:
+            raise ValueError(f"mined_negatives: expected at least 0, got {self.mined_negatives}")
         for name in ("warmup", "outside_weight"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
@@ -64,3 +71,10 @@ class TrainConfig:
             raise ValueError(
                 f"candidates: expected one of {get_args(CandidateKind)}, got {self.candidates!r}"
             )
+
+
+def loss_for(space: Space) -> LossWeights:
+    """The loss that ``train`` uses in a space."""
+    if space == "raw":
+        return LossWeights()
+    return LossWeights(temperature=LEARNED_TEMPERATURE, hinge=LEARNED_TEMPERATURE)

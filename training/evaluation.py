@@ -13,7 +13,7 @@ from models.ranking import Corpus
 from models.scoring import Floats, Method, Scorer
 from training.ceiling import tally_ceiling
 from training.metrics import Estimate, Tally, add_ranks, bootstrap_difference
-from training.ordering import evaluate_order
+from training.ordering import evaluate_bags, evaluate_pairs
 from training.protocols import (
     DocumentVectors,
     anchors,
@@ -53,8 +53,10 @@ def tally_methods(
     documents: Sequence[DocumentVectors],
     methods: Sequence[Method],
     seed: int = 0,
+    *,
+    classic8: bool = True,
 ) -> tuple[dict[Method, MethodTallies], float]:
-    """``in_document`` and ``classic8`` of each method, and the mean number of candidates."""
+    """``in_document`` and, if wanted, ``classic8`` of each method; mean number of candidates."""
     tallies = {method: MethodTallies() for method in methods}
     weighted, windows = 0.0, 0
     for number, document in enumerate(documents):
@@ -65,7 +67,7 @@ def tally_methods(
                 document,
                 method,
                 tallies[method].in_document,
-                tallies[method].classic8,
+                tallies[method].classic8 if classic8 else None,
                 generator,
             )
         weighted += mean * (len(document.raw_ND) - 1)
@@ -119,8 +121,9 @@ def evaluate(
             protocol: _json(differences(tallies, protocol, Method.P8, seed))
             for protocol in protocols
         }
-        pairs, bags = evaluate_order(scorer, documents, seed)
-        report["order"], report["ordering"] = _json(pairs), _json(bags)
+        report["order"] = _json(evaluate_pairs(scorer, documents, seed))
+        for section, estimates in evaluate_bags(scorer, documents, seed).items():
+            report[section] = _json(estimates)
     return report
 
 

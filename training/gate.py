@@ -1,21 +1,22 @@
 """The gate: a checkpoint's verdict, which the service obeys.
 
 During training (``kill_reason``) a hopeless run is stopped; at its end (``gate_report``) P8 passes
-only if, on validation documents, it beats DIRECT beyond doubt. Thresholds and values are all
-written down.
+only if, on validation documents, it beats DIRECT beyond doubt: on all of them, and on those of each
+kind alone. A kind is a prepared folder. Others can be judged later (``with_kinds``). Thresholds and
+values are all written down.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.scoring import Method, Scorer
 from training.evaluation import MethodTallies, differences, tally_methods
-from training.metrics import bootstrap_mean
 from training.protocols import DocumentVectors
 
 KILL_AFTER_EPOCH = 2
 KILL_MARGIN = 0.0
 KILL_R5_BELOW_DIRECT = -0.05
+CHECKS = 3
 
 
 def kill_reason(epoch: int, margin: float, r5_minus_direct: float) -> str | None:
@@ -40,17 +41,27 @@ def kill_reason(epoch: int, margin: float, r5_minus_direct: float) -> str | None
 
 def gate_report(
     scorer: Scorer,
-    documents: Sequence[DocumentVectors],
+    kinds: Mapping[str, Sequence[DocumentVectors]],
     *,
     killed: str | None = None,
+    split: str = "validation",
     seed: int = 0,
 ) -> dict[str, Any]:
     """Judge a trained model on validation documents.
 
+    Args:
+        scorer: The model, calibrated.
+        kinds: Documents of each kind, by its name.
+        killed: Why training was stopped early, if it was.
+        split: Where the documents come from.
+        seed: Seed of the bootstrap.
+
     Returns:
-        What gate.json holds: ``verdict``, ``checks`` with threshold and value, and the same for
-        the query tower under ``tower`` (None if there is none).
+        What gate.json holds: ``verdict``, ``checks`` with threshold and value over all documents,
+        the same for the query tower under ``tower`` (None if there is none), and for each kind
+        under ``kinds``. The verdict is ``passed`` only if that of every kind is.
     """
+    documents = [document for own in kinds.values() for document in own]
     methods = [Method.DIRECT, Method.P8]
     has_tower = scorer.model is not None and scorer.model.tower is not None
     tallies, _ = tally_methods(
@@ -58,12 +69,37 @@ def gate_report(
     )
     report = _verdict(tallies, Method.P8, seed)
     if killed is not None:
-        report["verdict"] = "failed"
         report["killed"] = killed
-    report["split"] = "validation"
+    report["split"] = split
     report["documents"] = len(documents)
     report["tower"] = _verdict(tallies, Method.TOWER, seed) if has_tower else None
-    return report
+    judged, start = {}, 0
+    for name, own in kinds.items():
+        rows = slice(start, start + len(own))
+        parts = {
+            method: MethodTallies(in_document=tally.in_document.part(rows))
+            for method, tally in tallies.items()
+        }
+        verdict = _verdict(parts, Method.P8, seed)
+        judged[name] = {**verdict, "split": split, "documents": len(own)}
+        start = rows.stop
+    return with_kinds(report, judged)
+
+
+def with_kinds(report: dict[str, Any], kinds: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """A gate report with kinds added or judged again, and the verdict that follows.
+
+    Args:
+        report: Content of a gate.json, with or without ``kinds``.
+        kinds: What stands under another report's ``kinds``.
+    """
+    merged = {**(report.get("kinds") or {}), **kinds}
+    passed = (
+        "killed" not in report
+        and _passed(report.get("checks", []))
+        and all(kind["verdict"] == "passed" for kind in merged.values())
+    )
+    return {**report, "verdict": "passed" if passed else "failed", "kinds": merged}
 
 
 def _verdict(tallies: dict[Method, MethodTallies], method: Method, seed: int) -> dict[str, Any]:
@@ -80,25 +116,36 @@ def _verdict(tallies: dict[Method, MethodTallies], method: Method, seed: int) ->
                 "passed": estimate.low > 0.0,
             }
         )
-    margin = bootstrap_mean(*tallies[method].in_document.sums("margin"), seed=seed)
+    margin = tallies[method].in_document.mean("margin")
     checks.append(
         {
             "name": "margin (next against prev)",
             "threshold": 0.0,
-            "value": round(margin.value, 6),
-            "passed": margin.value > 0.0,
+            "value": round(margin, 6),
+            "passed": margin > 0.0,
         }
     )
-    passed = len(checks) == 3 and all(check["passed"] for check in checks)
-    return {"verdict": "passed" if passed else "failed", "checks": checks}
+    return {"verdict": "passed" if _passed(checks) else "failed", "checks": checks}
+
+
+def _passed(checks: Sequence[Mapping[str, Any]]) -> bool:
+    return len(checks) == CHECKS and all(check["passed"] for check in checks)
 
 
 def gate_lines(report: dict[str, Any]) -> list[str]:
-    """A gate report for people, a line a check."""
-    lines = [f"gate: {report['verdict']} (on {report['documents']} validation documents)"]
+    """A gate report for people: a line a check, then a line a kind and the checks that it fails."""
+    lines = [f"gate: {report['verdict']} (on {report['documents']} {report['split']} documents)"]
     if "killed" in report:
         lines.append(f"  stopped early: {report['killed']}")
-    for check in report["checks"]:
-        mark = "ok  " if check["passed"] else "FAIL"
-        lines.append(f"  {mark} {check['name']}: {check['value']:+.4f} > {check['threshold']}")
+    lines += [f"  {_check_line(check)}" for check in report["checks"]]
+    for name, kind in report["kinds"].items():
+        lines.append(
+            f"  {name}: {kind['verdict']} (on {kind['documents']} {kind['split']} documents)"
+        )
+        lines += [f"    {_check_line(check)}" for check in kind["checks"] if not check["passed"]]
     return lines
+
+
+def _check_line(check: Mapping[str, Any]) -> str:
+    mark = "ok  " if check["passed"] else "FAIL"
+    return f"{mark} {check['name']}: {check['value']:+.4f} > {check['threshold']}"

@@ -19,6 +19,7 @@ from training.config import TrainConfig
 from training.evaluation import tally_methods
 from training.gate import kill_reason
 from training.losses import combined_p8_loss, listwise_ranking_loss
+from training.mining import Mined, mine_negatives
 from training.protocols import project_documents
 from training.reranking import rerank_loss
 from training.state import Progress, load_state, save_state
@@ -55,13 +56,22 @@ def train_model(
 
     Raises:
         ResumeError: If an unfinished run with another identity lies in ``state_folder``.
+        ValueError: If shape and loss have different temperatures.
     """
+    if shape.temperature != config.loss.temperature:
+        raise ValueError(
+            f"temperature: expected that of the model, {shape.temperature}, in the loss too, "
+            f"got {config.loss.temperature}"
+        )
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = P8Model(shape).to(device)
     optimizer = torch.optim.AdamW(_groups(model, config), weight_decay=config.weight_decay)
     progress = load_state(state_folder, identity, model, optimizer)
     steps = math.ceil(len(train) / config.batch_documents)
+    mined = None
+    if config.mined_negatives and len(train) > 1:
+        mined = mine_negatives(train, config.mined_negatives, config.seed)
     direct = _direct_r5(shape.window, validation)
     while progress.epoch < config.epochs and progress.killed is None:
         if progress.epoch - progress.best_epoch >= config.patience and progress.epoch:
@@ -69,7 +79,7 @@ def train_model(
         started = time.perf_counter()
         epoch = progress.epoch
         torch.manual_seed(int(np.random.SeedSequence([config.seed, epoch]).generate_state(1)[0]))
-        means = _run_epoch(model, optimizer, train, keep, config, epoch, steps)
+        means = _run_epoch(model, optimizer, train, keep, mined, config, epoch, steps)
         line = {"epoch": epoch + 1, **means, **_validate(model, validation)}
         line["validation_r@5_minus_direct"] = line["validation_r@5"] - direct
         progress.epoch += 1
@@ -89,16 +99,14 @@ def train_model(
 
 
 def _groups(model: P8Model, config: TrainConfig) -> list[dict[str, Any]]:
-    """Verifier and re-ranker are small and learn faster than the rest."""
-    faster = [(model.order, config.order_rate_factor), (model.reranker, config.rerank_rate_factor)]
-    groups: list[dict[str, Any]] = []
-    taken: set[int] = set()
-    for part, factor in faster:
-        own = [] if part is None else list(part.parameters())
-        taken |= {id(parameter) for parameter in own}
-        groups.append({"params": own, "lr": config.learning_rate, "factor": factor})
+    """The verifier learns faster than the rest."""
+    own = list(model.order.parameters())
+    taken = {id(parameter) for parameter in own}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
-    return [{"params": rest, "lr": config.learning_rate, "factor": 1.0}, *groups]
+    return [
+        {"params": rest, "lr": config.learning_rate, "factor": 1.0},
+        {"params": own, "lr": config.learning_rate, "factor": config.order_rate_factor},
+    ]
 
 
 def learning_rate_at(step: int, total: int, config: TrainConfig) -> float:
@@ -115,6 +123,7 @@ def _run_epoch(
     optimizer: torch.optim.Optimizer,
     train: Sequence[Floats],
     keep: Sequence[Rows] | None,
+    mined: Mined | None,
     config: TrainConfig,
     epoch: int,
     steps: int,
@@ -122,7 +131,7 @@ def _run_epoch(
     model.train()
     sums = np.zeros(4)
     bar = tqdm(
-        batches(train, keep, config, model.config.window, epoch),
+        batches(train, keep, config, model.config.window, epoch, mined),
         total=steps,
         desc=f"epoch {epoch + 1}/{config.epochs}",
         unit="batch",
@@ -193,15 +202,17 @@ def _tower_loss(
 
 def _direct_r5(window: int, validation: Sequence[Floats]) -> float:
     scorer = Scorer(window=window)
-    tallies, _ = tally_methods(scorer, project_documents(scorer, validation), [Method.DIRECT])
+    documents = project_documents(scorer, validation)
+    tallies, _ = tally_methods(scorer, documents, [Method.DIRECT], classic8=False)
     return tallies[Method.DIRECT].in_document.mean("r@5")
 
 
 def _validate(model: P8Model, validation: Sequence[Floats]) -> dict[str, float]:
-    """Mixture-only ranking on the validation documents (the order weight comes later)."""
+    """Ranking on the validation documents, without the order part: its weight comes later."""
     device = next(model.parameters()).device
     scorer = Scorer(model.cpu())
-    tallies, _ = tally_methods(scorer, project_documents(scorer, validation), [Method.P8])
+    documents = project_documents(scorer, validation)
+    tallies, _ = tally_methods(scorer, documents, [Method.P8], classic8=False)
     tally = tallies[Method.P8].in_document
     model.to(device)
     return {

@@ -42,6 +42,13 @@ class Tally:
         """Sums and counts of a metric, a number a document each."""
         return np.asarray(self._sums[metric]), np.asarray(self._counts[metric], np.float64)
 
+    def part(self, documents: slice) -> "Tally":
+        """The tally of some of the documents."""
+        part = Tally()
+        part._sums = {metric: sums[documents] for metric, sums in self._sums.items()}
+        part._counts = {metric: counts[documents] for metric, counts in self._counts.items()}
+        return part
+
     def mean(self, metric: str) -> float:
         """Mean over all values."""
         sums, counts = self.sums(metric)

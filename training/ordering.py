@@ -1,11 +1,16 @@
-"""How well the order verifier tells which chunk comes first, over pairs and whole documents."""
+"""How well order is told: of two chunks alone, of two chunks in their bag, of whole documents.
+
+Shapes: N chunks of a document, P pairs.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.scoring import Floats, Scorer
-from training.metrics import Calibration, Estimate, Tally, kendall_tau
+from models.bag_order import bag_evidence, order_by
+from models.scoring import Scorer
+from training.metrics import Calibration, Estimate, Tally, Values, kendall_tau
 from training.protocols import DocumentVectors
 from training.windows import Rows
 
@@ -23,40 +28,66 @@ def all_pairs(count: int, generator: np.random.Generator) -> tuple[Rows, Rows]:
     return earlier_P.astype(np.int64), later_P.astype(np.int64)
 
 
-def evaluate_order(
+@dataclass(kw_only=True)
+class PairTally:
+    """Accuracy over pairs by distance, and calibration."""
+
+    tally: Tally = field(default_factory=Tally)
+    calibration: Calibration = field(default_factory=Calibration)
+
+    def add(self, probability_P: Values, gap_P: Rows) -> None:
+        """Add one document's probabilities that the later chunk of each pair comes later."""
+        right_P = np.where(probability_P == 0.5, 0.5, probability_P > 0.5)
+        self.tally.add("all", right_P)
+        self.tally.add("adjacent", right_P[gap_P == 1])
+        self.tally.add("distant", right_P[gap_P > DISTANT])
+        self.calibration.add(probability_P, np.ones(len(probability_P), np.bool_))
+
+    def estimates(self, seed: int) -> dict[str, Estimate]:
+        """Accuracies and expected calibration error, with intervals."""
+        return self.tally.estimates(seed) | {"ece": self.calibration.estimate(seed)}
+
+
+def evaluate_pairs(
     scorer: Scorer, documents: Sequence[DocumentVectors], seed: int = 0
-) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
-    """Accuracy over pairs (all, adjacent, distant, ece), and of whole orderings.
-
-    Whole documents (their first 200 chunks) are sorted by the sum of P(x after y) over all y.
-
-    Returns:
-        Pair metrics, and ``kendall_tau`` and ``perfect_match`` of the orderings.
-    """
+) -> dict[str, Estimate]:
+    """Two chunks seen alone, by the verifier: ``all`` pairs, ``adjacent``, ``distant``, ``ece``."""
     generator = np.random.default_rng(seed)
-    pairs, bags, calibration = Tally(), Tally(), Calibration()
+    pairs = PairTally()
     for document in documents:
         raw_ND = document.raw_ND
         earlier_P, later_P = all_pairs(len(raw_ND), generator)
         probability_P = scorer.order_probability(raw_ND[earlier_P], raw_ND[later_P])
-        right_P = np.where(probability_P == 0.5, 0.5, probability_P > 0.5)
-        gap_P = later_P - earlier_P
-        pairs.add("all", right_P)
-        pairs.add("adjacent", right_P[gap_P == 1])
-        pairs.add("distant", right_P[gap_P > DISTANT])
-        calibration.add(probability_P, np.ones(len(probability_P), np.bool_))
-        answered_N = sort_bag(scorer, raw_ND[:BAG_LIMIT])
-        bags.add("kendall_tau", np.array([kendall_tau(answered_N)]))
-        bags.add("perfect_match", np.array([bool((np.diff(answered_N) > 0).all())]))
-    return pairs.estimates(seed) | {"ece": calibration.estimate(seed)}, bags.estimates(seed)
+        pairs.add(probability_P, later_P - earlier_P)
+    return pairs.estimates(seed)
 
 
-def sort_bag(scorer: Scorer, raw_ND: Floats) -> Rows:
-    """Rows of a bag in reading order: rising sum of P(row after other) over all others."""
-    count = len(raw_ND)
-    earlier_P, later_P = np.triu_indices(count, 1)
-    probability_P = scorer.order_probability(raw_ND[earlier_P], raw_ND[later_P])
-    after_N = np.zeros(count)
-    np.add.at(after_N, later_P, probability_P)
-    np.add.at(after_N, earlier_P, 1.0 - probability_P)
-    return np.argsort(after_N, kind="stable").astype(np.int64)
+def evaluate_bags(
+    scorer: Scorer, documents: Sequence[DocumentVectors], seed: int = 0
+) -> dict[str, dict[str, Estimate]]:
+    """Documents (their first 200 chunks) seen as unordered bags.
+
+    Returns:
+        ``order_in_bag``: the metrics of ``evaluate_pairs``, from all evidence. ``ordering``: whole
+        documents restored, ``kendall_tau`` and ``perfect_match``. ``ordering_by_place``: the same
+        by sorting a single score a chunk.
+    """
+    generator = np.random.default_rng(seed)
+    pairs = PairTally()
+    orderings = {"ordering": Tally(), "ordering_by_place": Tally()}
+    for document in documents:
+        evidence = bag_evidence(scorer, document.raw_ND[:BAG_LIMIT])
+        earlier_P, later_P = all_pairs(len(evidence.place_N), generator)
+        logit_P = evidence.after_NN[earlier_P, later_P].astype(np.float64)
+        pairs.add(1.0 / (1.0 + np.exp(-logit_P)), later_P - earlier_P)
+        answers = {
+            "ordering": order_by(evidence).rows_N,
+            "ordering_by_place": np.argsort(evidence.place_N, kind="stable"),
+        }
+        for name, rows_N in answers.items():
+            orderings[name].add("kendall_tau", np.array([kendall_tau(rows_N)]))
+            orderings[name].add("perfect_match", np.array([bool((np.diff(rows_N) > 0).all())]))
+    return {
+        "order_in_bag": pairs.estimates(seed),
+        **{name: tally.estimates(seed) for name, tally in orderings.items()},
+    }

@@ -6,7 +6,7 @@ from typing import Any
 
 from models.config import P8Config
 from models.scoring import Method, Scorer
-from training.config import TrainConfig
+from training.config import TrainConfig, loss_for
 from training.dataset import PreparedDataset
 from training.evaluation import differences, tally_methods
 from training.loop import Report, train_model
@@ -30,7 +30,13 @@ def run_pilot(
     train, validation = split_vectors(dataset, "train"), split_vectors(dataset, "validation")
     windows = min(PILOT_WINDOWS, sum(len(document) - 1 for document in train))
     config = TrainConfig(
-        epochs=PILOT_EPOCHS, subset=windows, seed=seed, pairs_per_document=32, batch_documents=16
+        epochs=PILOT_EPOCHS,
+        subset=windows,
+        seed=seed,
+        pairs_per_document=32,
+        batch_documents=16,
+        mined_negatives=0,
+        loss=loss_for(shape.space),
     )
     model, progress = train_model(
         shape,

@@ -8,7 +8,7 @@ Shapes: W windows, L window length, N chunks of a document, K candidates, D dime
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -70,6 +70,7 @@ def document_scores(
     for start in range(0, len(windows.next_W), step):
         block = windows.select(slice(start, start + step))
         queries = window_queries(scorer, document, block, method)
+        queries = replace(queries, rows_BL=block.context_WL)
         allowed_WN = hide_context(block, count)
         scores = scorer.score(queries, document.raw_ND, document.projected_ND, allowed_WN)
         yield DocumentScores(windows=block, queries=queries, scores=scores, allowed_WN=allowed_WN)
@@ -80,10 +81,14 @@ def tally_document(
     document: DocumentVectors,
     method: Method,
     in_document: Tally,
-    classic8: Tally,
+    classic8: Tally | None,
     generator: np.random.Generator,
 ) -> float:
-    """Add one document to ``in_document`` and ``classic8``; returns its mean candidate count."""
+    """Add one document to ``in_document`` and, if wanted, ``classic8``.
+
+    Returns:
+        Its mean number of candidates.
+    """
     ranks, classic_ranks, margins, last_margins, candidates = [], [], [], [], []
     for block in document_scores(scorer, document, method):
         candidates.append(block.allowed_WN.sum(1))
@@ -92,10 +97,12 @@ def tally_document(
         margin_W, last_W = _margins(block.scores, block.windows)
         margins.append(margin_W)
         last_margins.append(last_W)
-        classic_ranks.append(_classic_ranks(scorer, document, block, generator))
+        if classic8 is not None:
+            classic_ranks.append(_classic_ranks(scorer, document, block, generator))
     add_ranks(in_document, np.concatenate(ranks))
-    add_ranks(classic8, np.concatenate(classic_ranks))
-    for tally in (in_document, classic8):
+    if classic8 is not None:
+        add_ranks(classic8, np.concatenate(classic_ranks))
+    for tally in (in_document,) if classic8 is None else (in_document, classic8):
         tally.add("margin", np.concatenate(margins))
         tally.add("margin_last", np.concatenate(last_margins))
     return float(np.concatenate(candidates).mean())

@@ -1,74 +1,122 @@
-"""The re-ranker's share of a training step: sets from the document, and sets from the whole batch.
+"""The re-ranker's share of a training step.
 
-A document's own chunks are the sets of the ``in_document`` protocol, some thinned out to the size
-of ``classic8``; the best 64 of all the batch's chunks are like what the index retrieves. Mixture
-and verifier are seen as they will be served (no dropout) and take no gradient from here.
+Each document of the batch is read as a bag once, and all its windows are judged in that bag: the
+sets of the ``in_document`` protocol. Some bags hold runs of a document among hard negatives of
+other documents instead, as the sets that an index retrieves do; some windows get a small set, as
+callers post them. Mixture and verifier are seen as they will be served (no dropout) and take no
+gradient from here.
 
-Shapes: W windows, K candidates, N chunks, L window length, D dimension.
+Shapes: B documents, W windows, K candidates, N chunks of the batch, n chunks of a bag, L window
+length, D dimension.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
+from models.bag import BagOutput
 from models.model import P8Model
-from models.ranking import RERANK_DEPTH
-from models.rerank import SetReranker
+from models.rerank import CandidateSets, SetReranker
 from training.batches import Batch
+from training.losses.bag import bag_loss
 
-RELATIONS_PER_DOCUMENT = 1_000_000
 WINDOWS_PER_DOCUMENT = 20
-BATCH_WINDOWS = 32
-SMALL_SHARE = 0.25
+LONGEST_BAG = 128
+BAGS_PER_DOCUMENT = 4
+"""Most bags of one long document; each holds a part of it."""
+TOGETHER = 4
+"""Bags that are read in one pass, of like size: padding costs more than passes do."""
+MIXED_SHARE = 0.4
+"""Share of bags that are runs of a document among chunks of others."""
+RUN = 12
+"""Chunks of such a run; every other one is left out."""
+SMALL_SETS = 12
 SMALL_SIZE = 8
+BAG_WEIGHT = 0.3
 
 
 def rerank_loss(model: P8Model, reranker: SetReranker, batch: Batch, temperature: float) -> Tensor:
-    """Cross-entropy of the next chunk by mixture and re-ranker together, as they are served.
+    """Cross-entropy of the next chunk by mixture and re-ranker together, and the bag's own loss.
 
     Returns:
-        Scalar: mean over the sets seen.
+        Scalar: mean over the sets seen, plus the weighted ``bag_loss``.
     """
     seen = _Served(model, batch)
-    total, windows = batch.chunks_ND.new_zeros(()), 0
-    for window_slice, chunk_slice in batch.documents:
-        count = chunk_slice.stop - chunk_slice.start
-        first, stop = window_slice.start, window_slice.stop
-        limit = max(1, min(WINDOWS_PER_DOCUMENT, RELATIONS_PER_DOCUMENT // count**2))
-        rows_W = first + torch.randperm(stop - first)[:limit]
-        if not len(rows_W):
-            continue
-        columns_1N = torch.arange(chunk_slice.start, chunk_slice.stop)[None]
-        valid_WK = batch.allowed_WN[rows_W, chunk_slice]
-        target_W = batch.next_W[rows_W] - chunk_slice.start
-        valid_WK = _shrink_some(valid_WK, target_W)
-        total = total + seen.loss(reranker, rows_W, columns_1N, valid_WK, target_W, temperature)
-        windows += len(rows_W)
-    rows_W = torch.randperm(len(batch.next_W))[:BATCH_WINDOWS]
-    found_WK = seen.retrieve(rows_W)
-    hit_WK = found_WK == batch.next_W[rows_W, None]
-    kept_W = hit_WK.any(1)  # what the index does not find, the re-ranker cannot save
-    if bool(kept_W.any()):
-        valid_WK = torch.ones_like(hit_WK[kept_W])
-        target_W = hit_WK[kept_W].int().argmax(1)
-        total = total + seen.loss(
-            reranker, rows_W[kept_W], found_WK[kept_W], valid_WK, target_W, temperature
-        )
-        windows += int(kept_W.sum())
-    return total / max(windows, 1)
+    numbered = [
+        (number, _draw_bag(batch, number))
+        for number, (_, chunks) in enumerate(batch.documents)
+        for _ in range(min(BAGS_PER_DOCUMENT, -(-(chunks.stop - chunks.start) // LONGEST_BAG)))
+    ]
+    numbered.sort(key=lambda bag: len(bag[1]))
+    shares, sums, windows = [], [], 0
+    for first in range(0, len(numbered), TOGETHER):
+        group = numbered[first : first + TOGETHER]
+        output, share = _read_bags(reranker, batch, [rows_n for _, rows_n in group])
+        shares.append(share * len(group) / len(numbered))
+        for place, (number, rows_n) in enumerate(group):
+            chosen_W, columns_WL = _windows_inside(batch, number, rows_n)
+            if len(chosen_W):
+                alone = _one_bag(output, place, len(rows_n))
+                judged = (alone, rows_n, chosen_W, columns_WL)
+                sums.append(seen.bag_loss(reranker, *judged, temperature))
+                windows += len(chosen_W)
+    small_W = torch.randperm(len(batch.next_W))[:SMALL_SETS]
+    sums.append(seen.small_loss(reranker, small_W, temperature))
+    windows += len(small_W)
+    return torch.stack(sums).sum() / max(windows, 1) + BAG_WEIGHT * torch.stack(shares).sum()
 
 
-def _shrink_some(valid_WK: Tensor, target_W: Tensor) -> Tensor:
-    """Reduce a quarter of the sets to about 8 random members and the target.
+def _read_bags(reranker: SetReranker, batch: Batch, bags: list[Tensor]) -> tuple[BagOutput, Tensor]:
+    """Read bags of about the same size together, and their ``bag_loss``."""
+    rows_Bn = pad_sequence(bags, batch_first=True, padding_value=-1)
+    valid_Bn, safe_Bn = rows_Bn >= 0, rows_Bn.clamp(min=0)
+    output = reranker.bag(batch.chunks_ND[safe_Bn], valid_Bn)
+    document_Bn = torch.where(valid_Bn, batch.document_N[safe_Bn], -1)
+    return output, bag_loss(output, document_Bn, batch.position_N[safe_Bn])
 
-    Posted candidates are few and arbitrary; without such sets the re-ranker takes a small set's
-    stragglers for a large one's.
+
+def _one_bag(output: BagOutput, place: int, size: int) -> BagOutput:
+    one = slice(place, place + 1)
+    return BagOutput(
+        output.follows_BLNN[one, :, :size, :size],
+        output.place_BN[one, :size],
+        output.after_BNN[one, :size, :size],
+    )
+
+
+def _draw_bag(batch: Batch, number: int) -> Tensor:
+    """Rows (n,) of a document's bag: itself, a part of it if it is long, or runs among others."""
+    chunks = batch.documents[number][1]
+    mined = batch.mined[number]
+    count = chunks.stop - chunks.start
+    if count > LONGEST_BAG:
+        first = int(torch.randint(count - LONGEST_BAG + 1, ()))
+        chunks = slice(chunks.start + first, chunks.start + first + LONGEST_BAG)
+    rows_n = torch.arange(chunks.start, chunks.stop)
+    if mined.stop == mined.start or float(torch.rand(())) >= MIXED_SHARE:
+        return rows_n
+    # Runs start at a random place, so that any chunk may be a run's last.
+    run_n = (torch.arange(len(rows_n)) + int(torch.randint(RUN, ()))) // RUN
+    kept_n = rows_n[run_n % 2 == int(torch.randint(2, ()))]
+    others_n = torch.arange(mined.start, mined.stop)
+    return torch.cat([kept_n if len(kept_n) else rows_n, others_n])
+
+
+def _windows_inside(batch: Batch, number: int, rows_n: Tensor) -> tuple[Tensor, Tensor]:
+    """Some windows of a document that lie in a bag with their next chunk.
+
+    Returns:
+        Windows (W,), and where in the bag their context stands, (W, L).
     """
-    small_W1 = torch.rand(len(valid_WK), 1) < SMALL_SHARE
-    share_W1 = SMALL_SIZE / valid_WK.sum(1, keepdim=True).clamp(min=SMALL_SIZE)
-    chosen_WK = torch.rand(valid_WK.shape) < share_W1
-    chosen_WK.scatter_(1, target_W[:, None], True)
-    return valid_WK & (chosen_WK | ~small_W1)
+    windows = batch.documents[number][0]
+    column_N = torch.full((len(batch.chunks_ND),), -1)
+    column_N[rows_n] = torch.arange(len(rows_n))
+    columns_WL = column_N[batch.context_WL[windows]]
+    whole_W = ((columns_WL >= 0) | ~batch.mask_WL[windows]).all(1)
+    usable_W = torch.nonzero(whole_W & (column_N[batch.next_W[windows]] >= 0)).squeeze(1)
+    chosen_W = usable_W[torch.randperm(len(usable_W))[:WINDOWS_PER_DOCUMENT]]
+    return windows.start + chosen_W, columns_WL[chosen_W].clamp(min=0)
 
 
 class _Served:
@@ -84,43 +132,60 @@ class _Served:
             self.query_WD = model.p8.mix(context_WLD, batch.mask_WL).query_BD
             model.p8.train()
 
-    def retrieve(self, rows_W: Tensor) -> Tensor:
-        """Best 64 of the batch's chunks outside each window, (W, K), rising as when served."""
-        cosine_WN = self.query_WD[rows_W] @ self.projected_ND.T
-        hidden_WN = cosine_WN.scatter(1, self.batch.context_WL[rows_W], float("-inf"))
-        depth = min(RERANK_DEPTH, cosine_WN.shape[1] - self.batch.context_WL.shape[1])
-        return hidden_WN.topk(depth, dim=1).indices.sort(dim=1).values
-
-    def loss(
+    def bag_loss(
         self,
         reranker: SetReranker,
-        rows_W: Tensor,
-        columns_XK: Tensor,
-        valid_WK: Tensor,
-        target_W: Tensor,
+        output: BagOutput,
+        rows_n: Tensor,
+        chosen_W: Tensor,
+        columns_WL: Tensor,
         temperature: float,
     ) -> Tensor:
-        """Summed cross-entropy of some windows; columns are (W, K), or (1, K) shared by all."""
+        """Summed cross-entropy of some windows of one bag, whose other chunks are candidates."""
+        is_context_Wn = (rows_n[None, None] == self.batch.context_WL[chosen_W, :, None]).any(1)
+        sets = self._sets(chosen_W, rows_n[None], ~is_context_Wn)
+        logits_Wn = reranker.judge(output, columns_WL, sets)
+        target_W = (rows_n[None] == self.batch.next_W[chosen_W, None]).int().argmax(1)
+        return _cross_entropy(sets, logits_Wn, target_W, temperature)
+
+    def small_loss(self, reranker: SetReranker, chosen_W: Tensor, temperature: float) -> Tensor:
+        """Summed cross-entropy of windows with the next chunk and 7 others of its document."""
         batch = self.batch
-        with torch.no_grad():
-            raw_XKD, projected_XKD = batch.chunks_ND[columns_XK], self.projected_ND[columns_XK]
-            present_WL1 = batch.mask_WL[rows_W][..., None]
-            context_WL = batch.context_WL[rows_W]
-            raw_WLD = batch.chunks_ND[context_WL] * present_WL1
-            projected_WLD = self.projected_ND[context_WL] * present_WL1
-            base_WK = (self.query_WD[rows_W][:, None] @ projected_XKD.transpose(1, 2)).squeeze(1)
-            self.order.eval()
-            order_WK = self.order(raw_WLD[:, -1:], raw_XKD)
-            self.order.train()
-            features_WKF = reranker.features(
-                (raw_WLD, raw_XKD),
-                (projected_WLD, projected_XKD),
-                batch.mask_WL[rows_W],
-                valid_WK,
-                base_WK,
-                order_WK,
-            )
-        total_WK = base_WK / temperature + reranker(features_WKF, valid_WK)
-        return functional.cross_entropy(
-            total_WK.masked_fill(~valid_WK, float("-inf")), target_W, reduction="sum"
+        own_WN = batch.document_N[None] == batch.document_N[batch.next_W[chosen_W], None]
+        lottery_WN = torch.rand(own_WN.shape).masked_fill(~own_WN, -1.0)
+        lottery_WN.scatter_(1, batch.context_WL[chosen_W], -1.0)
+        lottery_WN.scatter_(1, batch.next_W[chosen_W, None], 2.0)
+        drawn = lottery_WN.topk(min(SMALL_SIZE, lottery_WN.shape[1]), dim=1)
+        sets = self._sets(chosen_W, drawn.indices, drawn.values >= 0)
+        target_W = torch.zeros(len(chosen_W), dtype=torch.long)  # it drew the highest lot
+        return _cross_entropy(sets, reranker(sets), target_W, temperature)
+
+    @torch.no_grad()
+    def _sets(self, chosen_W: Tensor, rows_XK: Tensor, valid_WK: Tensor) -> CandidateSets:
+        """What the scoring path hands to the re-ranker; rows are (W, K), or (1, K) shared."""
+        batch = self.batch
+        raw_XKD, projected_XKD = batch.chunks_ND[rows_XK], self.projected_ND[rows_XK]
+        present_WL1 = batch.mask_WL[chosen_W][..., None]
+        context_WL = batch.context_WL[chosen_W]
+        raw_WLD = batch.chunks_ND[context_WL] * present_WL1
+        self.order.eval()
+        order_WK = self.order(raw_WLD[:, -1:], raw_XKD)
+        self.order.train()
+        return CandidateSets(
+            raw_context_BLD=raw_WLD,
+            context_BLD=self.projected_ND[context_WL] * present_WL1,
+            mask_BL=batch.mask_WL[chosen_W],
+            raw_XKD=raw_XKD,
+            projected_XKD=projected_XKD,
+            valid_BK=valid_WK,
+            base_BK=(self.query_WD[chosen_W][:, None] @ projected_XKD.mT).squeeze(1),
+            order_BK=order_WK,
         )
+
+
+def _cross_entropy(
+    sets: CandidateSets, logits_WK: Tensor, target_W: Tensor, temperature: float
+) -> Tensor:
+    total_WK = sets.base_BK / temperature + logits_WK
+    hidden_WK = total_WK.masked_fill(~sets.valid_BK, float("-inf"))
+    return functional.cross_entropy(hidden_WK, target_W, reduction="sum")

@@ -2,22 +2,23 @@
 
 import dataclasses
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from models.checkpoint import save_checkpoint
+from models.checkpoint import round_weights, save_checkpoint
 from models.config import P8Config
 from models.model import P8Model
 from models.scoring import Floats, Scorer
-from training.calibration import fit_order_weight, fit_tau
+from training.calibration import fit_bag, fit_order_weight, fit_tau
 from training.card import model_card
 from training.config import TrainConfig
 from training.dataset import PreparedDataset
 from training.evaluation import evaluate
+from training.folders import check_alike, describe
 from training.gate import gate_report
 from training.loop import train_model
 from training.metrics_log import MetricsLog
@@ -55,28 +56,44 @@ def split_vectors(dataset: PreparedDataset, split: str) -> list[Floats]:
 
 
 def train_checkpoint(
-    dataset: PreparedDataset,
+    datasets: Sequence[PreparedDataset],
     out: Path,
     shape: P8Config,
     config: TrainConfig,
     *,
+    command: str = "",
     fresh: bool = False,
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
     """Train, judge and save; an interrupted run with the same options goes on where it stopped.
 
+    Args:
+        datasets: Folders that are trained on as one, and judged together and one by one.
+        out: Folder of the checkpoint.
+        shape: Shape of the networks.
+        config: Options.
+        command: What a person typed to start this, for the model card.
+        fresh: Discard an unfinished run in ``out``.
+        say: Called with each line for a person.
+
     Returns:
         The gate's report, as in gate.json.
 
     Raises:
-        TooFewDocumentsError: If a split is empty.
+        FoldersError: If two folders do not go together.
+        TooFewDocumentsError: If a split of a folder is empty.
         ResumeError: If an unfinished run with other options lies in ``out``.
     """
+    check_alike(datasets)
     out.mkdir(parents=True, exist_ok=True)
     state_folder = out / "state"
     if fresh:
         discard_state(state_folder)
-    train, validation = split_vectors(dataset, "train"), split_vectors(dataset, "validation")
+    splits = {
+        split: {data.manifest["name"]: split_vectors(data, split) for data in datasets}
+        for split in ("train", "validation")
+    }
+    train, validation = _all(splits["train"]), _all(splits["validation"])
     keep = keep_windows(train, config)
     options = {"model": dataclasses.asdict(shape), "training": dataclasses.asdict(config)}
     log = MetricsLog(out / "metrics.jsonl", say)
@@ -87,12 +104,13 @@ def train_checkpoint(
         validation,
         keep=keep,
         state_folder=state_folder,
-        identity={**options, "data": dataset.fingerprint},
+        identity={**options, "data": "+".join(data.fingerprint for data in datasets)},
         report=log.write,
     )
     log.rewrite(progress.history)  # a resumed run may have logged an epoch that it then repeated
     say("calibrating and judging on the validation documents")
-    order_weight, report, gate = judge(model, validation, progress.killed, config.seed)
+    round_weights(model)
+    order_weight, report, gate = judge(model, splits["validation"], progress.killed, config.seed)
     metrics = {
         "split": "validation",
         "best_epoch": progress.best_epoch,
@@ -100,13 +118,9 @@ def train_checkpoint(
         **report,
     }
     provenance = {
+        "command": command,
         **options,
-        "data": {
-            "name": dataset.manifest["name"],
-            "fingerprint": dataset.fingerprint,
-            "documents": len(dataset.documents),
-            "vectors": dataset.manifest["vectors"],
-        },
+        "data": [describe(data, splits) for data in datasets],
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
     plot_curves(progress.history, report, out / "curves.png")
@@ -124,20 +138,31 @@ def train_checkpoint(
 
 
 def judge(
-    model: P8Model, validation: list[Floats], killed: str | None, seed: int
+    model: P8Model, validation: Mapping[str, list[Floats]], killed: str | None, seed: int
 ) -> tuple[float, dict[str, Any], dict[str, Any]]:
-    """Calibrate on validation documents, evaluate there and pass judgement.
+    """Calibrate on validation documents of every kind, evaluate there and pass judgement.
 
     Returns:
         The order weight, the validation report and the gate's report.
     """
-    documents = project_documents(Scorer(model), validation)
+    kinds = {name: project_documents(Scorer(model), own) for name, own in validation.items()}
+    documents = [document for own in kinds.values() for document in own]
     tau = fit_tau(model, documents, seed)
+    bag = fit_bag(model, documents, seed)
     order_weight, tried = fit_order_weight(model, documents)
     scorer = Scorer(model, order_weight=order_weight)
-    report = evaluate(scorer, validation, seed=seed, corpus=False)
-    report["calibration"] = {"tau": tau, "order_weight": order_weight, "mrr@10_by_weight": tried}
-    return order_weight, report, gate_report(scorer, documents, killed=killed, seed=seed)
+    report = evaluate(scorer, _all(validation), seed=seed, corpus=False)
+    report["calibration"] = {
+        "tau": tau,
+        "bag": bag,
+        "order_weight": order_weight,
+        "mrr@10_by_weight": tried,
+    }
+    return order_weight, report, gate_report(scorer, kinds, killed=killed, seed=seed)
+
+
+def _all(by_kind: Mapping[str, list[Floats]]) -> list[Floats]:
+    return [document for own in by_kind.values() for document in own]
 
 
 def keep_windows(train: list[Floats], config: TrainConfig) -> list[Rows] | None:

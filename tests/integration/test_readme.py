@@ -7,38 +7,58 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.integration.conftest import TOPICS, serving
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+FLAGS = ("--data", "--checkpoint")
 
 
-def own_documents_block() -> list[list[str]]:
-    section = README.read_text().split("## Your own documents")[1]
-    block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
-    assert block is not None
-    return [line.split("#")[0].split() for line in block[1].splitlines()]
+def own_documents_blocks() -> list[list[list[str]]]:
+    """Blocks of commands: with the shipped checkpoint, then with one's own."""
+    section = (ROOT / "README.md").read_text().split("## Your own documents")[1].split("\n## ")[0]
+    blocks = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    return [[line.split("#")[0].split() for line in block.splitlines()] for block in blocks]
 
 
+@pytest.mark.timeout(240)
 def test_own_documents(tmp_path: Path, texts: Path) -> None:
     (tmp_path / "docs").symlink_to(texts)
-    *steps, serve = own_documents_block()
-    assert serve[3] == "serve"
-    environment = {**os.environ, "PYTHONPATH": str(README.parent)}
-    for words in steps:
-        assert words[:2] == ["python", "-m"]
-        extra = ["--epochs", "1"] if words[3] == "train" else []
-        done = subprocess.run(
-            [sys.executable, *words[1:], *extra],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=110,
-        )
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
+    shipped, own = own_documents_blocks()
+    for block in (shipped, own):
+        *steps, serve = block
+        for words in steps:
+            run(words, tmp_path)
+        assert serve[:4] == ["python", "-m", "service", "serve"]
+        data, checkpoint = (tmp_path / serve[serve.index(flag) + 1] for flag in FLAGS)
+        ask(data, checkpoint)
+
+
+def run(words: list[str], folder: Path) -> None:
+    """Run a command; a gate may say no, anything else must succeed."""
+    assert words[:2] == ["python", "-m"]
+    extra = ["--epochs", "1"] if words[3] == "train" else []
+    done = subprocess.run(
+        [sys.executable, *words[1:], *extra],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    if words[3] == "gate":
+        verdict = "failed" if done.returncode else "passed"
+        assert done.stdout.startswith(f"gate: {verdict} "), (words, done.stdout, done.stderr)
+    else:
         assert done.returncode == 0, (words, done.stderr)
-    gate = json.loads((tmp_path / "checkpoint" / "gate.json").read_bytes())
-    paths = [tmp_path / word if word in ("store", "checkpoint") else word for word in serve[4:]]
-    with serving(*paths) as client:
+
+
+def ask(data: Path, checkpoint: Path) -> None:
+    """Serve, and ask what the README asks."""
+    gate = json.loads((checkpoint / "gate.json").read_bytes())
+    with serving("--data", data, "--checkpoint", checkpoint) as client:
         document = f"{TOPICS[0]}.txt"
         ids = [f"{document}:{place}" for place in range(3)]
         answer = client.post("/v1/rank", json={"context_ids": ids}).raise_for_status().json()

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from models.checkpoint import (
     CheckpointInvalidError,
     CheckpointMissingError,
     load_checkpoint,
+    round_weights,
     save_checkpoint,
 )
 from models.model import P8Model
@@ -46,6 +49,45 @@ def test_saved_and_loaded_scores_are_identical(
         queries = scorer.query(*scorer.pack([chunks[:5]]), Method.P8)
         totals.append(scorer.score(queries, chunks[5:]).total_BK)
     np.testing.assert_array_equal(*totals)
+
+
+def test_rounded_weights_take_half_the_space_and_come_back_exactly(
+    tmp_path: Path, any_model: P8Model
+) -> None:
+    save(tmp_path / "whole", any_model)
+    whole = {name: value.clone() for name, value in any_model.state_dict().items()}
+    round_weights(any_model)
+    any_model.order.tau.fill_(0.7)  # calibrated afterwards, and not float16's to hold
+    save(tmp_path / "half", any_model)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")]
+    assert 0.49 < sizes[1] / sizes[0] < 0.6
+    stored = load_file(tmp_path / "half" / "model.safetensors")
+    assert {name for name in stored if stored[name].dtype != torch.float16} == {"order.tau"}
+    for name, value in load_checkpoint(tmp_path / "half").model.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, any_model.state_dict()[name]), name
+        if name != "order.tau":
+            torch.testing.assert_close(value, whole[name], rtol=2**-11, atol=2**-25)
+
+
+def test_values_beyond_float16_stay_as_they_are(tmp_path: Path, any_model: P8Model) -> None:
+    weight = any_model.order.first.weight
+    with torch.no_grad():
+        weight[0, :3] = torch.tensor([1e6, -70000.0, 1e-9])
+    round_weights(any_model)
+    assert weight[0, :3].tolist() == [1e6, -70000.0, 0.0]
+    save(tmp_path, any_model)
+    loaded = load_checkpoint(tmp_path).model
+    assert torch.equal(loaded.order.first.weight, weight)
+
+
+def test_infinite_half_weights_are_refused(tmp_path: Path, any_model: P8Model) -> None:
+    round_weights(any_model)
+    any_model.order.first.weight.data.fill_(float("inf"))
+    save(tmp_path, any_model)
+    assert load_file(tmp_path / "model.safetensors")["order.first.weight"].dtype == torch.float16
+    with pytest.raises(CheckpointInvalidError, match="holds NaN or infinity"):
+        load_checkpoint(tmp_path)
 
 
 def test_folder_holds_what_the_format_says(tmp_path: Path, any_model: P8Model) -> None:
@@ -99,6 +141,7 @@ def _edit(folder: Path, **changes: object) -> None:
             "order_weight: expected a finite",
         ),
         (lambda folder: (folder / "gate.json").write_text('{"tower": 1}'), "tower: expected an"),
+        (lambda folder: (folder / "gate.json").write_text('{"kinds": []}'), "kinds: expected an"),
         (lambda folder: _edit(folder, model={"dimension": 0}), "dimension: expected"),
         (lambda folder: _edit(folder, model={"dimension": 48}), "does not fit its configuration"),
     ],

@@ -27,7 +27,12 @@ class InterruptedRunError(Exception):
 
 
 def run(
-    folder: Path, config: TrainConfig = CONFIG, *, stop_after: int | None = None, **changes: object
+    folder: Path,
+    config: TrainConfig = CONFIG,
+    *,
+    documents: int = 16,
+    stop_after: int | None = None,
+    **changes: object,
 ) -> tuple[P8Model, Progress]:
     def report(line: dict[str, object]) -> None:
         if line["epoch"] == stop_after:
@@ -36,7 +41,7 @@ def run(
     return train_model(
         shape(**changes),
         config,
-        TRAIN,
+        TRAIN[:documents],
         VALIDATION,
         state_folder=folder,
         identity={"seed": config.seed},
@@ -46,16 +51,16 @@ def run(
 
 def test_training_beats_direct_and_passes_the_gate(tmp_path: Path) -> None:
     config = TrainConfig(
-        epochs=6, learning_rate=3e-3, batch_documents=4, pairs_per_document=32, patience=6
+        epochs=4, learning_rate=3e-3, batch_documents=6, pairs_per_document=32, patience=6
     )
-    model, progress = run(tmp_path, config, rerank=True, rerank_hidden=16)
+    model, progress = run(tmp_path, config, documents=60, rerank=True)
     losses = [line["train_loss"] for line in progress.history]
     assert losses[-1] < losses[0]
     documents = project_documents(Scorer(model), VALIDATION)
     fit_tau(model, documents)
     weight, tried = fit_order_weight(model, documents)
     assert tried[str(weight)] == max(tried.values())
-    gate = gate_report(Scorer(model, order_weight=weight), documents)
+    gate = gate_report(Scorer(model, order_weight=weight), {"walks": documents})
     assert gate["verdict"] == "passed", gate_lines(gate)
     report = evaluate(Scorer(model, order_weight=weight), VALIDATION)
     assert report["order"]["all"]["value"] > 0.9
@@ -66,10 +71,10 @@ def test_training_beats_direct_and_passes_the_gate(tmp_path: Path) -> None:
 def test_an_untrained_model_fails_the_gate() -> None:
     model = P8Model(shape())
     documents = project_documents(Scorer(model), VALIDATION)
-    gate = gate_report(Scorer(model), documents)
+    gate = gate_report(Scorer(model), {"walks": documents})
     assert gate["verdict"] == "failed"
     assert len(gate["checks"]) == 3
-    killed = gate_report(Scorer(model), documents, killed="margin")
+    killed = gate_report(Scorer(model), {"walks": documents}, killed="margin")
     assert killed["verdict"] == "failed"
     assert any("margin" in line for line in gate_lines(killed))
 

@@ -20,6 +20,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="sentence-transformers model (default: all-MiniLM-L6-v2, from its offline package "
         "where that is installed)",
     )
+    parser.add_argument(
+        "--bfloat16",
+        action="store_true",
+        help="multiply matrices in bfloat16: twice as fast on processors that have it (default: "
+        "off)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -38,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if is_embedded(dataset, source):
         print(f"{arguments.data}: already embedded with {source.name}, nothing to do")
         return 0
-    embedder = load_embedder(arguments.model)
+    embedder = load_embedder(arguments.model, bfloat16=arguments.bfloat16)
     started = time.perf_counter()
     dataset = embed_dataset(dataset, embedder)
     print(

@@ -5,14 +5,29 @@ import json
 from pathlib import Path
 from typing import Any
 
+from training.tables import cell, render_files
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser of ``python -m training``."""
     parser = subparsers.add_parser(
-        "evaluate", help="measure a checkpoint on a prepared folder, with intervals"
+        "evaluate",
+        help="measure a checkpoint on a prepared folder, with intervals",
+        usage="%(prog)s [options] CKPT DIR\n       %(prog)s --render FILE [FILE ...]",
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="checkpoint folder")
-    parser.add_argument("data", type=Path, metavar="DIR", help="prepared and embedded data")
+    checkpoint = parser.add_argument(
+        "checkpoint", type=Path, metavar="CKPT", help="checkpoint folder"
+    )
+    data = parser.add_argument("data", type=Path, metavar="DIR", help="prepared and embedded data")
+    # Not needed beside --render. With nargs="?" Python 3.11 would refuse CKPT --split all DIR.
+    checkpoint.required = data.required = False
+    parser.add_argument(
+        "--render",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="print the page of reports that --json wrote instead (default: off)",
+    )
     parser.add_argument(
         "--split",
         choices=["train", "validation", "test", "all"],
@@ -29,20 +44,20 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate and print the tables."""
-    from models.checkpoint import load_checkpoint
+    """Evaluate and print the tables, or those of earlier reports."""
+    wanted = args.render is None
+    if any((given is not None) != wanted for given in (args.checkpoint, args.data)):
+        raise ValueError("evaluate: expected either CKPT and DIR or --render FILE")
+    if not wanted:
+        print(render_files(args.render), end="")
+        return 0
+
     from models.scoring import Scorer
-    from training.dataset import PreparedDataset
     from training.evaluation import evaluate
+    from training.folders import open_with_checkpoint
     from training.run import split_vectors
 
-    dataset = PreparedDataset.open(args.data)
-    checkpoint = load_checkpoint(args.checkpoint)
-    if checkpoint.model.config.dimension != dataset.dimension:
-        raise ValueError(
-            f"checkpoint: expected dimension {dataset.dimension} as in {args.data}, "
-            f"got {checkpoint.model.config.dimension}"
-        )
+    checkpoint, dataset = open_with_checkpoint(args.checkpoint, args.data)
     scorer = Scorer(checkpoint.model, order_weight=checkpoint.order_weight)
     report: dict[str, Any] = {
         "checkpoint": checkpoint.version,
@@ -68,21 +83,16 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         metrics = list(next(iter(methods.values())))
         lines += ["", f"{protocol:<12}" + "".join(f"{metric:>26}" for metric in metrics)]
         for method, values in methods.items():
-            lines.append(f"  {method:<10}" + "".join(f"{_cell(values[m]):>26}" for m in metrics))
+            lines.append(f"  {method:<10}" + "".join(f"{cell(values[m]):>26}" for m in metrics))
         if protocol == "in_document":
-            ceiling = "".join(f"{_cell(report['ceiling'][m]):>26}" for m in metrics[:3])
+            ceiling = "".join(f"{cell(report['ceiling'][m]):>26}" for m in metrics[:3])
             lines.append(f"  {'ceiling':<10}{ceiling}  (best mixture, answer known)")
-    for title in ("difference", "order", "ordering"):
+    for title in ("difference", "order", "order_in_bag", "ordering", "ordering_by_place"):
         for name, value in report.get(title, {}).items():
             if title == "difference":
-                shown = ", ".join(f"{m} {_cell(v, '+')}" for m, v in value.items())
+                shown = ", ".join(f"{m} {cell(v, '+')}" for m, v in value.items())
                 lines.append(f"p8 minus direct, {name}: {shown}")
             else:
-                lines.append(f"{title} {name}: {_cell(value)}")
+                lines.append(f"{title} {name}: {cell(value)}")
     lines += [f"cos_anchor {name}: {value}" for name, value in report["cos_anchor"].items()]
     return lines
-
-
-def _cell(estimate: dict[str, float], sign: str = "") -> str:
-    low, high = f"{estimate['low']:{sign}.3f}", f"{estimate['high']:{sign}.3f}"
-    return f"{estimate['value']:{sign}.3f} ({low} to {high})"

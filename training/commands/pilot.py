@@ -24,6 +24,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Run the pilot; exit code 0 for ``go``, 1 for ``stop``."""
     from models.config import P8Config
+    from training.config import loss_for
     from training.dataset import PreparedDataset
     from training.metrics_log import MetricsLog
     from training.pilot import run_pilot
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
         window=args.window,
         arch=args.arch,
         space=args.space,
+        temperature=loss_for(args.space).temperature,
     )
     with tempfile.TemporaryDirectory() as scratch:
         log = MetricsLog(Path(scratch) / "metrics.jsonl", print)

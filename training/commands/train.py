@@ -1,7 +1,10 @@
 """``train``: learn, judge, save."""
 
 import argparse
+import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +33,16 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser of ``python -m training``."""
     parser = subparsers.add_parser(
-        "train", help="train P8 on a prepared folder, gate it and write a checkpoint"
+        "train", help="train P8 on prepared folders, gate it and write a checkpoint"
     )
-    parser.add_argument("data", type=Path, metavar="DIR", help="prepared and embedded data")
+    parser.add_argument(
+        "data",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="prepared and embedded data; several folders are trained on as one, and each is a "
+        "kind that the gate judges by itself",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="CKPT", help="checkpoint folder")
     add_network_options(parser)
     parser.add_argument(
@@ -66,20 +76,22 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         action="store_true",
         help="discard an unfinished run in CKPT (default: resume it)",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, default_of=parser.get_default)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; the exit code is 0 whatever the gate says, for a failed gate is a result too."""
     from models.config import P8Config
-    from training.config import TrainConfig
+    from training.config import TrainConfig, loss_for
     from training.dataset import PreparedDataset
     from training.gate import gate_lines
     from training.run import train_checkpoint
 
-    dataset = PreparedDataset.open(args.data)
+    datasets = [PreparedDataset.open(path) for path in args.data]
+    loss = loss_for(args.space)
     shape = P8Config(
-        dimension=dataset.dimension,
+        dimension=datasets[0].dimension,
+        temperature=loss.temperature,
         window=args.window,
         arch=args.arch,
         space=args.space,
@@ -87,9 +99,42 @@ def run(args: argparse.Namespace) -> int:
         tower=args.tower,
     )
     config = TrainConfig(
-        epochs=args.epochs, seed=args.seed, subset=args.subset, candidates=args.candidates
+        epochs=args.epochs,
+        seed=args.seed,
+        subset=args.subset,
+        candidates=args.candidates,
+        loss=loss,
     )
-    gate = train_checkpoint(dataset, args.out, shape, config, fresh=args.fresh, say=print)
+    command = train_command(args, args.default_of)
+    gate = train_checkpoint(
+        datasets, args.out, shape, config, command=command, fresh=args.fresh, say=print
+    )
     print("\n".join(gate_lines(gate)))
     print(f"wrote {args.out} (model card: {args.out / 'README.md'})")
     return 0
+
+
+def train_command(args: argparse.Namespace, default_of: Callable[[str], Any]) -> str:
+    """The command that starts this run again, defaults left out.
+
+    It goes into the checkpoint, so absolute paths, the machine's own business, lose their folders.
+
+    Args:
+        args: Parsed arguments.
+        default_of: Default of an option, by its name.
+    """
+    words = ["python", "-m", "training", "train", *map(_place, args.data)]
+    words += ["--out", _place(args.out)]
+    for name, value in vars(args).items():
+        if name in ("data", "out", "fresh", "run", "default_of") or value == default_of(name):
+            continue
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return shlex.join(words)
+
+
+def _place(path: Path) -> str:
+    return path.name if path.is_absolute() else str(path)

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
+from training.tables import cell, table_head, table_line
+
 Report = Mapping[str, Any]
 
 GROUPS = {
@@ -88,13 +90,13 @@ def _ranking(report: Report) -> list[str]:
         gains = row["difference"]["without"]
         base = row["kind"] == "direct"
         return [
-            *(_cell(row["without"][metric]) for metric in ("r@1", "r@5", "mrr@10")),
-            *("" if base else _cell(gains[metric], "+") for metric in ("r@5", "mrr@10")),
+            *(cell(row["without"][metric]) for metric in ("r@1", "r@5", "mrr@10")),
+            *("" if base else cell(gains[metric], "+") for metric in ("r@5", "mrr@10")),
         ]
 
-    ceiling = [_cell(report["ceiling"][metric]) for metric in ("r@1", "r@5", "mrr@10")]
+    ceiling = [cell(report["ceiling"][metric]) for metric in ("r@1", "r@5", "mrr@10")]
     last = ["ceiling of mixing in the raw space, answer known", *ceiling, "", ""]
-    return [*_head(columns), *_grouped(report, cells, len(columns)), _line(last)]
+    return [*table_head(columns), *_grouped(report, cells, len(columns)), table_line(last)]
 
 
 def _query(report: Report) -> list[str]:
@@ -106,18 +108,18 @@ def _query(report: Report) -> list[str]:
     def cells(row: Report) -> list[str]:
         alone, both = row["without"], row["with"]
         return [
-            _cell(alone["margin"]),
-            _cell(alone["margin_last"]),
+            cell(alone["margin"]),
+            cell(alone["margin_last"]),
             f"{alone['cos_anchor']['value']:.3f}",
-            "" if row["ceiling"] is None else _cell(row["ceiling"]["r@5"]),
-            _cell(both["r@5"]),
-            _cell(both["mrr@10"]),
+            "" if row["ceiling"] is None else cell(row["ceiling"]["r@5"]),
+            cell(both["r@5"]),
+            cell(both["mrr@10"]),
             f"{row['order_weight']}",
             f"{row['best_epoch'] or ''}",
             f"{sum(row['seconds'].values()):.0f}",
         ]
 
-    return [*_head(columns), *_grouped(report, cells, len(columns))]
+    return [*table_head(columns), *_grouped(report, cells, len(columns))]
 
 
 def _by_epoch(report: Report) -> list[str]:
@@ -125,7 +127,7 @@ def _by_epoch(report: Report) -> list[str]:
         "row", "margin_last, training", "margin_last, validation", "margin, training",
         "margin, validation", "validation R@5", "cos_anchor",
     )  # fmt: skip
-    lines = _head(columns)
+    lines = table_head(columns)
     for row in report["rows"]:
         if row["group"] != "free":
             continue
@@ -136,39 +138,28 @@ def _by_epoch(report: Report) -> list[str]:
                 "validation_r@5", "cos_anchor",
             )
         ]  # fmt: skip
-        lines.append(_line([row["label"], *courses]))
+        lines.append(table_line([row["label"], *courses]))
     return lines
 
 
 def _against(report: Report) -> list[str]:
     labels = {row["name"]: row["label"] for row in report["rows"]}
-    lines = _head(("row", "minus", "R@5", "MRR@10"))
+    lines = table_head(("row", "minus", "R@5", "MRR@10"))
     for one in report["comparisons"]:
         names = [labels[one["row"]], labels[one["minus"]]]
-        lines.append(_line([*names, *(_cell(one[metric], "+") for metric in ("r@5", "mrr@10"))]))
+        lines.append(
+            table_line([*names, *(cell(one[metric], "+") for metric in ("r@5", "mrr@10"))])
+        )
     return lines
 
 
 def _order(report: Report) -> list[str]:
-    cells = [_cell(report["order"][metric]) for metric, _ in ORDER]
-    return [*_head(tuple(label for _, label in ORDER)), _line(cells)]
+    cells = [cell(report["order"][metric]) for metric, _ in ORDER]
+    return [*table_head(tuple(label for _, label in ORDER)), table_line(cells)]
 
 
 def _grouped(report: Report, cells: Any, columns: int) -> Iterable[str]:
     for group, rows in groupby(report["rows"], key=lambda row: str(row["group"])):
-        yield _line([f"**{GROUPS[group]}**", *[""] * (columns - 1)])
+        yield table_line([f"**{GROUPS[group]}**", *[""] * (columns - 1)])
         for row in rows:
-            yield _line([row["label"], *cells(row)])
-
-
-def _head(columns: tuple[str, ...]) -> list[str]:
-    return [_line(list(columns)), "|" + "---|" * len(columns)]
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _cell(estimate: Mapping[str, float], sign: str = "") -> str:
-    low, high = f"{estimate['low']:{sign}.3f}", f"{estimate['high']:{sign}.3f}"
-    return f"{estimate['value']:{sign}.3f} ({low} to {high})"
+            yield table_line([row["label"], *cells(row)])

@@ -37,7 +37,7 @@ from training.ladder.judge import (
 )
 from training.ladder.rankers import Direct, Learner, Ranker
 from training.metrics import Tally, bootstrap_difference
-from training.ordering import evaluate_order
+from training.ordering import evaluate_pairs
 from training.protocols import project_documents
 from training.run import keep_windows, split_vectors
 
@@ -170,7 +170,7 @@ class Climb:
     def order(self) -> dict[str, Any]:
         """Accuracy and calibration of the shared verifier on the test documents."""
         documents = project_documents(Scorer(window=1), self.data.test)
-        pairs, _ = evaluate_order(Scorer(self.verifier), documents, self.budget.seed)
+        pairs = evaluate_pairs(Scorer(self.verifier), documents, self.budget.seed)
         return {metric: estimate.json() for metric, estimate in pairs.items()}
 
     def ceiling(self) -> dict[str, Any]:
