@@ -101,6 +101,7 @@ class Client:
         exclude_ids: Sequence[str] = (),
         top_k: int = 10,
         mode: str = "auto",
+        rerank: bool = True,
         explain: bool = False,
     ) -> Answer:
         """Rank which chunks come next, best first.
@@ -114,12 +115,13 @@ class Client:
             exclude_ids: Chunks that may not be.
             top_k: Most results wanted, 1 to 1000.
             mode: ``auto``, ``p8`` or ``retrieval``.
+            rerank: Whether the checkpoint's re-ranker takes part, if it has one.
             explain: Whether to add what retrieval alone would have answered.
 
         Raises:
             ServiceError: Whatever the service answered instead, or ``UnreachableError``.
         """
-        body = _context_body(context, context_ids, context_texts, mode)
+        body = _context_body(context, context_ids, context_texts, mode, rerank)
         body |= {"top_k": top_k, "explain": explain, "exclude_ids": list(exclude_ids)}
         if candidates is not None:
             body["candidates"] = _candidates(candidates)
@@ -135,13 +137,14 @@ class Client:
         context_ids: Sequence[str] | None = None,
         context_texts: Sequence[str] | None = None,
         mode: str = "auto",
+        rerank: bool = True,
     ) -> Answer:
         """Score candidates in the given order; the arguments are those of ``rank``.
 
         Raises:
             ServiceError: Whatever the service answered instead, or ``UnreachableError``.
         """
-        body = _context_body(context, context_ids, context_texts, mode)
+        body = _context_body(context, context_ids, context_texts, mode, rerank)
         body["candidates"] = _candidates(candidates)
         return cast(Answer, self._post("/v1/score", body))
 
@@ -218,8 +221,9 @@ def _context_body(
     context_ids: Sequence[str] | None,
     context_texts: Sequence[str] | None,
     mode: str,
+    rerank: bool,
 ) -> dict[str, Any]:
-    body: dict[str, Any] = {"mode": mode}
+    body: dict[str, Any] = {"mode": mode, "rerank": rerank}
     if context is not None:
         body["context"] = [encode_vector(vector_D) for vector_D in context]
     if context_ids is not None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from models.index import FLAT_UP_TO, Rows
 from models.ranking import RERANK_DEPTH, rank_rows
-from models.scoring import Floats, Method, Queries, best_first, cosine
+from models.scoring import Floats, Method, Queries, Scorer, best_first, cosine
 from service.decode import Candidates, Decoder, Embed, Scope, Window
 from service.encode import Encoder, Hit
 from service.errors import BatchTooLargeError, DeadlineError
@@ -40,6 +40,8 @@ class Task:
     candidates: Candidates | None
     scope: Scope
     top_k: int
+    scorer: Scorer
+    """With the re-ranker, or without."""
 
 
 class Engine:
@@ -57,7 +59,8 @@ class Engine:
     ) -> None:
         self.library = library
         self.state = state
-        self.scorer = state.scorer()
+        self._plain = state.scorer(rerank=False)
+        self.scorer = state.scorer() if settings.rerank else self._plain
         self._settings = settings
         self._encoder = Encoder(library, state)
         self._decoder = Decoder(
@@ -104,7 +107,7 @@ class Engine:
         with own.stage("query"):
             queries = self._query(window, choice.method)
         with own.stage("rerank"):
-            hits = self._score_all(queries, candidates)
+            hits = self._score_all(self._scorer(query), queries, candidates)
         return self._encode(choice, queries, window, hits, own, stages)
 
     def order(self, body: object, stages: Stages) -> dict[str, Any]:
@@ -127,7 +130,7 @@ class Engine:
         """Run one query of every kind, so that the first caller does not pay for lazy set-up."""
         window = Window(raw_LD=self.library.corpus.raw_ND[:1], rows=np.zeros(1, np.int64))
         scope = Scope(allowed=None, excluded=window.rows)
-        task = Task(window=window, candidates=None, scope=scope, top_k=1)
+        task = Task(window=window, candidates=None, scope=scope, top_k=1, scorer=self.scorer)
         for wanted in (Mode.AUTO, Mode.RETRIEVAL):
             self._rank_steps(task, choose(wanted, self.state), Stages(), None)
 
@@ -152,7 +155,16 @@ class Engine:
         candidates = None
         if query.candidates is not None:
             candidates = self._decoder.candidates(query.candidates, prefix)
-        return Task(window=window, candidates=candidates, scope=scope, top_k=query.top_k)
+        return Task(
+            window=window,
+            candidates=candidates,
+            scope=scope,
+            top_k=query.top_k,
+            scorer=self._scorer(query),
+        )
+
+    def _scorer(self, query: RankQuery | ScoreQuery) -> Scorer:
+        return self.scorer if query.rerank else self._plain
 
     def _rank_in_time(
         self, task: Task, wanted: Mode, own: Stages, deadline: Deadline
@@ -181,9 +193,9 @@ class Engine:
             raise _too_late(deadline)
         with own.stage("rerank"):
             if rows is not None:
-                return queries, self._rerank(queries, rows, task.top_k)
+                return queries, self._rerank(task, queries, rows)
             assert task.candidates is not None
-            return queries, self._rank_explicit(queries, task.candidates, task.scope, task.top_k)
+            return queries, self._rank_explicit(task, queries, task.candidates)
 
     def _query(self, window: Window, method: Method) -> Queries:
         return self.scorer.query(*self.scorer.pack([window.raw_LD]), method)
@@ -206,10 +218,11 @@ class Engine:
         nearest = best_first(cosine(queries.vectors_BD, space_ND[allowed]), depth)[0]
         return np.sort(allowed[nearest])
 
-    def _rerank(self, queries: Queries, rows: Rows, top_k: int) -> list[Hit]:
+    def _rerank(self, task: Task, queries: Queries, rows: Rows) -> list[Hit]:
         if not len(rows):
             return []
-        ranking = rank_rows(self.scorer, queries, self.library.corpus, rows[None], top_k)[0]
+        corpus = self.library.corpus
+        ranking = rank_rows(task.scorer, queries, corpus, rows[None], task.top_k)[0]
         ids = self.library.catalogue.ids
         return [
             Hit(
@@ -223,19 +236,17 @@ class Engine:
             for place, row in enumerate(ranking.rows_K)
         ]
 
-    def _rank_explicit(
-        self, queries: Queries, candidates: Candidates, scope: Scope, top_k: int
-    ) -> list[Hit]:
-        hits = self._score_all(queries, candidates)
-        dropped = {self.library.catalogue.ids[row] for row in scope.excluded}
+    def _rank_explicit(self, task: Task, queries: Queries, candidates: Candidates) -> list[Hit]:
+        hits = self._score_all(task.scorer, queries, candidates)
+        dropped = {self.library.catalogue.ids[row] for row in task.scope.excluded}
         kept = [hit for hit in hits if hit.id is None or hit.id not in dropped]
-        return sorted(kept, key=lambda hit: -hit.score)[:top_k]
+        return sorted(kept, key=lambda hit: -hit.score)[: task.top_k]
 
-    def _score_all(self, queries: Queries, candidates: Candidates) -> list[Hit]:
+    def _score_all(self, scorer: Scorer, queries: Queries, candidates: Candidates) -> list[Hit]:
         projected_KD = candidates.raw_KD
         if queries.method is Method.P8:
             projected_KD = self._projected(candidates)
-        scores = self.scorer.score(queries, candidates.raw_KD, projected_KD)
+        scores = scorer.score(queries, candidates.raw_KD, projected_KD)
         return [
             Hit(
                 id=candidates.ids[place],

@@ -100,11 +100,12 @@ class Service:
         settings = self.settings
         opened = open_store(settings.data)
         self._store = opened.store
-        state = load_state(settings.checkpoint, opened.info.dimension)
+        info = opened.info
+        state = load_state(settings.checkpoint, info.dimension, info.embedding_model)
         _report(state, self._announce)
         library = load_library(settings.data, opened, state)
-        name = settings.embedder or library.info.embedding_model
-        embed = LazyEmbedder(self._load_embedder, name, library.info.dimension)
+        name = settings.embedder or info.embedding_model
+        embed = LazyEmbedder(self._load_embedder, name, info.dimension)
         engine = Engine(library, state, settings, embed)
         engine.warm_up()
         return engine

@@ -35,6 +35,7 @@ class FallbackReason(StrEnum):
     GATE_FAILED = "gate_failed"
     CHECKPOINT_INVALID = "checkpoint_invalid"
     DIMENSION_MISMATCH = "dimension_mismatch"
+    MODEL_MISMATCH = "model_mismatch"
     DEADLINE = "deadline"
 
 
@@ -60,11 +61,11 @@ class ModelState:
         """``ok``, or the reason."""
         return "ok" if self.reason is None else str(self.reason)
 
-    def scorer(self) -> Scorer:
-        """Build the scorer: with the networks if they are usable, else training-free."""
+    def scorer(self, *, rerank: bool = True) -> Scorer:
+        """Build a scorer: with the networks if they are usable, else training-free."""
         if self.usable is None:
             return Scorer()
-        return Scorer(self.usable.model, order_weight=self.usable.order_weight)
+        return Scorer(self.usable.model, order_weight=self.usable.order_weight, rerank=rerank)
 
     @property
     def retrieval(self) -> Method:
@@ -84,11 +85,17 @@ class Choice:
     reason: FallbackReason | None
 
 
-def load_state(path: Path | None, dimension: int) -> ModelState:
-    """Load a checkpoint for an index of dimension D; whatever is wrong with it becomes a reason."""
+def load_state(path: Path | None, dimension: int, embedding_model: str = "") -> ModelState:
+    """Load a checkpoint for an index; whatever is wrong with it becomes a reason.
+
+    Args:
+        path: Checkpoint folder, if one was given.
+        dimension: D of the index.
+        embedding_model: What made the vectors of the index; empty if that is not known.
+    """
     if path is None:
         return _state(None, FallbackReason.NO_CHECKPOINT, "no checkpoint was given")
-    state = _load(path, dimension)
+    state = _load(path, dimension, embedding_model)
     if state.detail is None:
         return state
     # Clients read the detail too, and the machine's folders are not theirs to know.
@@ -96,7 +103,7 @@ def load_state(path: Path | None, dimension: int) -> ModelState:
     return dataclasses.replace(state, detail=shown)
 
 
-def _load(path: Path, dimension: int) -> ModelState:
+def _load(path: Path, dimension: int, embedding_model: str) -> ModelState:
     try:
         checkpoint = load_checkpoint(path)
         _check_numbers(checkpoint)
@@ -112,6 +119,11 @@ def _load(path: Path, dimension: int) -> ModelState:
     if found != dimension:
         detail = f"{path}: expected dimension {dimension} of the index, got {found}"
         return _state(checkpoint, FallbackReason.DIMENSION_MISMATCH, detail)
+    models = _embedding_models(checkpoint)
+    if embedding_model and models and _bare(embedding_model) not in map(_bare, models):
+        named = " and ".join(map(repr, models))
+        detail = f"{path}: expected embedding model {embedding_model!r} of the index, got {named}"
+        return _state(checkpoint, FallbackReason.MODEL_MISMATCH, detail)
     if not checkpoint.passed:
         detail = f"{path}: its gate verdict is {checkpoint.gate.get('verdict')!r}"
         return _state(checkpoint, FallbackReason.GATE_FAILED, detail)
@@ -155,6 +167,23 @@ def require_order(state: ModelState) -> Checkpoint:
 
 def _state(checkpoint: Checkpoint | None, reason: FallbackReason, detail: str) -> ModelState:
     return ModelState(checkpoint=checkpoint, reason=reason, detail=detail)
+
+
+def _embedding_models(checkpoint: Checkpoint) -> list[str]:
+    """Name the models whose vectors a checkpoint was trained on, as far as it records them."""
+    entries: Any = checkpoint.provenance.get("data")
+    vectors = [
+        entry.get("vectors")
+        for entry in (entries if isinstance(entries, list) else [])
+        if isinstance(entry, dict)
+    ]
+    names = [record.get("model") for record in vectors if isinstance(record, dict)]
+    return list(dict.fromkeys(name for name in names if isinstance(name, str) and name))
+
+
+def _bare(model: str) -> str:
+    """A model's name without the organisation that ``models.embedder`` leaves out too."""
+    return model.removeprefix("sentence-transformers/")
 
 
 def _check_numbers(checkpoint: Checkpoint) -> None:

@@ -68,6 +68,7 @@ class ContextBody(Body):
     context_ids: list[ChunkId] | None = None
     context_texts: list[Annotated[str, Field(min_length=1, max_length=TEXT_LIMIT)]] | None = None
     mode: ModeName = "auto"
+    rerank: bool = True
 
     @model_validator(mode="after")
     def _one_form(self) -> "ContextBody":
@@ -177,7 +178,12 @@ class Neighbours(BaseModel):
 
 
 FallbackName = Literal[
-    "no_checkpoint", "gate_failed", "checkpoint_invalid", "dimension_mismatch", "deadline"
+    "no_checkpoint",
+    "gate_failed",
+    "checkpoint_invalid",
+    "dimension_mismatch",
+    "model_mismatch",
+    "deadline",
 ]
 
 

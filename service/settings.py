@@ -25,6 +25,10 @@ class Settings(BaseSettings):
     checkpoint: Path | None = Field(
         None, description="Checkpoint folder; without one the service answers by retrieval."
     )
+    rerank: bool = Field(
+        True,
+        description="Whether the checkpoint's re-ranker takes part; false wins over any request.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     workers: int = Field(1, ge=1, le=2, description="Threads that score and search.")

@@ -78,10 +78,11 @@ def _build(settings: "Settings") -> None:
 
     opened = open_store(settings.data)
     try:
-        state = load_state(settings.checkpoint, opened.info.dimension)
+        info = opened.info
+        state = load_state(settings.checkpoint, info.dimension, info.embedding_model)
         if settings.checkpoint is not None and state.reason is not None:
             print(f"checkpoint: {state.reason}: {state.detail}")
-        print(f"index: {opened.info.chunks} chunks, building what is not up to date", flush=True)
+        print(f"index: {info.chunks} chunks, building what is not up to date", flush=True)
         start = time.perf_counter()
         library = load_library(settings.data, opened, state)
         kinds = " and ".join(sorted(library.fingerprints))

@@ -33,6 +33,14 @@ def test_vectors_are_unit_and_mean_something(embedder):
     assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2]
 
 
+def test_bfloat16_vectors_are_nearly_the_same(embedder):
+    texts = ["The cat sat on the mat.", "Interest rates rose again, to the surprise of many."]
+    exact, quick = embedder.encode(texts), load_embedder(bfloat16=True).encode(texts)
+    assert quick.dtype == np.float32
+    assert not np.array_equal(exact, quick)
+    assert (exact * quick).sum(1).min() > 0.9999
+
+
 def test_no_texts(embedder):
     assert embedder.encode([]).shape == (0, 384)
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from models.checkpoint import save_checkpoint
-from models.config import P8Config
 from models.model import P8Model
 from service.__main__ import main
 from service.embedding import CannotEmbedError, Embedder
 from service.server import build_server
 from service.settings import Settings
+from tests.synthetic import shape
 
 DIMENSION = 16
 COUNTS = {"alpha": 12, "beta": 9, "x/y:z": 7, "delta": 20}
@@ -73,19 +73,12 @@ def write_checkpoint(
     dimension: int = DIMENSION,
     space: str = "learned",
     tower: str | None = None,
+    rerank: bool = False,
+    vectors_of: str | None = MODEL_NAME,
     seed: int = 7,
 ) -> Path:
     torch.manual_seed(seed)
-    config = P8Config(
-        dimension=dimension,
-        hidden=16,
-        layers=1,
-        heads=2,
-        adapter_hidden=32,
-        order_hidden=16,
-        space=space,  # type: ignore[arg-type]
-        tower=tower is not None,
-    )
+    config = shape(dimension=dimension, space=space, tower=tower is not None, rerank=rerank)
     model = P8Model(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():  # the untrained adapter is the identity: move it
@@ -96,7 +89,7 @@ def write_checkpoint(
         order_weight=0.25,
         gate={"verdict": verdict, "tower": {"verdict": tower} if tower else None},
         metrics={"validation": {"in_document": {"r_at_5": 0.5}}},
-        provenance={"embedding_model": MODEL_NAME, "seed": seed},
+        provenance={"data": [{"name": "tiny", "vectors": {"model": vectors_of}}]},
         card="# Tiny\n",
     )
     return folder

@@ -313,6 +313,7 @@ def test_no_model_for_what_needs_one(data: Path, tmp_path: Path) -> None:
     for folder, reason in (
         (None, "no_checkpoint"),
         (write_checkpoint(tmp_path / "c", dimension=8), "dimension_mismatch"),
+        (write_checkpoint(tmp_path / "m", vectors_of="other-16"), "model_mismatch"),
     ):
         with live(data, folder) as running:
             body = _ids("alpha:0", mode="p8")

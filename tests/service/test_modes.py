@@ -8,7 +8,7 @@ from models.scoring import Method
 from service.errors import ModelUnavailableError, OrderUnavailableError
 from service.modes import FallbackReason, Mode, ModelState, choose, load_state, require_order
 
-from .conftest import DIMENSION, Live, live, write_checkpoint
+from .conftest import DIMENSION, Live, index, live, write_checkpoint
 
 
 def _auto(state: ModelState) -> tuple[str, str, str | None]:
@@ -45,6 +45,57 @@ def test_another_dimension_falls_back(tmp_path: Path) -> None:
     assert _auto(state) == ("retrieval", "direct", "dimension_mismatch")
     assert "expected dimension 16 of the index, got 8" in str(state.detail)
     assert state.scorer().model is None
+
+
+def test_another_embedding_model_falls_back(tmp_path: Path) -> None:
+    state = load_state(write_checkpoint(tmp_path / "c", vectors_of="m"), DIMENSION, "n")
+    assert _auto(state) == ("retrieval", "direct", "model_mismatch")
+    assert state.detail == "c: expected embedding model 'n' of the index, got 'm'"
+    assert state.scorer().model is None
+    with pytest.raises(ModelUnavailableError, match="got 'm'") as caught:
+        choose(Mode.P8, state)
+    assert caught.value.members["reason"] == "model_mismatch"
+
+
+def test_the_dimension_is_looked_at_before_the_model_and_that_before_the_gate(
+    tmp_path: Path,
+) -> None:
+    folder = write_checkpoint(tmp_path / "c", vectors_of="m", verdict="failed", tower="passed")
+    assert load_state(folder, 8, "n").reason is FallbackReason.DIMENSION_MISMATCH
+    assert _auto(load_state(folder, DIMENSION, "n")) == ("retrieval", "direct", "model_mismatch")
+    assert _auto(load_state(folder, DIMENSION, "m")) == ("retrieval", "tower", "gate_failed")
+
+
+def _trained_on(*models: object) -> dict[str, object]:
+    return {"data": [{"vectors": {"model": model}} for model in models]}
+
+
+@pytest.mark.parametrize(
+    ("provenance", "indexed", "fits"),
+    [
+        (_trained_on("m"), "m", True),
+        (_trained_on("m"), "sentence-transformers/m", True),
+        (_trained_on("sentence-transformers/m"), "m", True),
+        (_trained_on("m", "n"), "n", True),
+        (_trained_on("m", "n", "m"), "o", False),
+        (_trained_on(None, "m"), "o", False),
+        (_trained_on("m"), "", True),
+        (_trained_on(None), "n", True),
+        (_trained_on("", 3, ["m"]), "n", True),
+        ({}, "n", True),
+        ({"data": None}, "n", True),
+        ({"data": "m"}, "n", True),
+        ({"data": {"name": "a", "vectors": {"model": "m"}}}, "n", True),
+        ({"data": [None, "m", {}, {"vectors": None}, {"vectors": ["m"]}]}, "n", True),
+    ],
+)
+def test_models_are_compared_where_both_are_known(
+    tmp_path: Path, provenance: dict[str, object], indexed: str, fits: bool
+) -> None:
+    folder = write_checkpoint(tmp_path / "c")
+    _edit("config.json", provenance=provenance)(folder)
+    state = load_state(folder, DIMENSION, indexed)
+    assert state.reason is (None if fits else FallbackReason.MODEL_MISMATCH)
 
 
 @pytest.mark.parametrize("path", [None, "missing", "."])
@@ -144,6 +195,24 @@ def test_a_damaged_checkpoint_does_not_stop_the_start(tmp_path: Path, data: Path
         problem = running.post("/v1/order", {"a_id": "alpha:0", "b_id": "alpha:1"})
         assert problem.status_code == 409
         assert problem.json()["code"] == "order_unavailable"
+
+
+def test_another_embedding_model_is_told_in_every_answer(
+    tmp_path: Path, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_checkpoint(tmp_path / "best", vectors_of="other-16")
+    own = index(prepared, tmp_path / "data", folder)
+    detail = "best: expected embedding model 'synthetic-16' of the index, got 'other-16'"
+    assert f"checkpoint: model_mismatch: {detail}\n" in capsys.readouterr().out
+    assert not (own / "index-learned.faiss").exists()
+    with live(own, folder) as running:
+        assert f"answering by retrieval (model_mismatch): {detail}" in running.announced
+        ready = running.http.get("/readyz").json()
+        assert ready["mode"] == "retrieval"
+        assert ready["checkpoint"]["status"] == "model_mismatch"
+        assert ready["checkpoint"]["reason"] == detail
+        answer = _asked(running, "auto")
+        assert (answer["mode"], answer["fallback_reason"]) == ("retrieval", "model_mismatch")
 
 
 def test_a_failed_gate_is_told_in_every_answer(tmp_path: Path, data: Path) -> None:

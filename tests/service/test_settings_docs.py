@@ -69,16 +69,21 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default(
     assert (settings.port, settings.queue_limit, settings.workers) == (9000, 3, 1)
     assert (settings.data, settings.checkpoint) == (Path("somewhere"), None)
     assert _parsed("--port", "9001").port == 9001
+    assert settings.rerank
+    monkeypatch.setenv("NEXTCHUNK_RERANK", "false")
+    assert not _parsed().rerank
+    assert _parsed("--rerank", "true").rerank
 
 
 def test_mistakes_are_named_with_flag_and_variable() -> None:
     with pytest.raises(SettingsError) as caught:
-        _parsed("--port", "99999", "--log-level", "loud")
+        _parsed("--port", "99999", "--rerank", "maybe", "--log-level", "loud")
     lines = str(caught.value).splitlines()
     assert [line.split(":")[0] for line in lines] == [
         "--data (NEXTCHUNK_DATA)",
+        "--rerank (NEXTCHUNK_RERANK)",
         "--port (NEXTCHUNK_PORT)",
         "--log-level (NEXTCHUNK_LOG_LEVEL)",
     ]
     assert lines[0].endswith("got nothing")
-    assert lines[1].endswith("got '99999'")
+    assert lines[2].endswith("got '99999'")
