@@ -59,7 +59,7 @@ def model_card(
         "## Limits",
         "",
         "- Only for vectors of the model named above; the service refuses another dimension, and",
-        "  cannot notice another model of the same dimension.",
+        "  another model where the index names its own.",
         "- Validated on documents of the same kinds as those it learned from. For another kind,",
         "  run `python -m training gate` on some of them first.",
         "",
