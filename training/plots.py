@@ -33,7 +33,7 @@ def plot_curves(history: Sequence[dict[str, Any]], report: dict[str, Any], path:
     direct = report["protocols"]["in_document"]["direct"]
     for axis, metric in ((axes[1], "r@5"), (axes[2], "mrr@10")):
         values = [line[f"validation_{metric}"] for line in history]
-        axis.plot(epochs, values, marker="o", label="P8 mixture")
+        axis.plot(epochs, values, marker="o", label="P8")
         for level, style, label in (
             (direct[metric]["value"], ":", "DIRECT"),
             (report["ceiling"][metric]["value"], "--", "ceiling of the space"),
