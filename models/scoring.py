@@ -199,7 +199,8 @@ class Scorer:
         reranker = self.reranker
         if self.order_weight or reranker is not None:
             logits_BK = self._order_after_last(queries, raw_BKD)
-            order_BK = np.float32(self.order_weight) * logits_BK
+            if self.order_weight:
+                order_BK = np.float32(self.order_weight) * logits_BK
             if reranker is not None:
                 judged = (raw_BKD, projected_BKD, mixture_BK, logits_BK, valid_BK)
                 rerank_BK = self._rerank_best(reranker, queries, *judged)
