@@ -173,7 +173,7 @@ def _draw(table: Table, kinds: Mapping[str, Report]) -> list[str]:
     shown = [metric for metric in METRICS if any(metric in estimates for _, estimates in rows)]
     first = ["kind"] if len(kinds) > 1 else []
     columns = [*first, table.head, *(METRICS[metric] for metric in shown)]
-    lines = [f"### {table.title}", "", *table_head(columns)]
+    lines = [f"#### {table.title}", "", *table_head(columns)]
     for labels, estimates in rows:
         cells = [cell(estimates[m], table.sign) if m in estimates else "" for m in shown]
         lines.append(table_line([*labels, *cells]))

@@ -57,7 +57,7 @@ def make_report(name: str, *, corpus: bool = True) -> dict[str, Any]:
 def tables(page: str) -> dict[str, list[list[str]]]:
     """Cells of the page's tables by title; the first has none."""
     found = {}
-    for part in ("\n" + page).split("\n### "):
+    for part in ("\n" + page).split("\n#### "):
         title = part.splitlines()[0]
         lines = [line for line in part.splitlines() if line.startswith("|")]
         found[title] = [line[2:-2].split(" | ") for line in lines if not line.startswith("|-")]
