@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def train_model(
         started = time.perf_counter()
         epoch = progress.epoch
         torch.manual_seed(int(np.random.SeedSequence([config.seed, epoch]).generate_state(1)[0]))
-        means = _run_epoch(model, optimizer, train, keep, mined, config, epoch, steps)
+        with _repeatable(device):
+            means = _run_epoch(model, optimizer, train, keep, mined, config, epoch, steps)
         line = {"epoch": epoch + 1, **means, **_validate(model, validation)}
         line["validation_r@5_minus_direct"] = line["validation_r@5"] - direct
         progress.epoch += 1
@@ -96,6 +98,23 @@ def train_model(
         report(line)
     model.load_state_dict(progress.best, strict=True)
     return model.cpu().eval(), progress
+
+
+@contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """Add gradients up in one order, however many threads there are, so that a resume is exact.
+
+    PyTorch's gathers on several processors' threads otherwise add in whichever order they come.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _groups(model: P8Model, config: TrainConfig) -> list[dict[str, Any]]:

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,15 @@ def test_an_untrained_model_fails_the_gate() -> None:
     assert any("margin" in line for line in gate_lines(killed))
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("arch", ["transformer", "lstm"])
 def test_same_seed_same_weights_and_exact_resume(tmp_path: Path, arch: str) -> None:
     whole, progress = run(tmp_path / "whole", arch=arch, rerank=True)
@@ -105,6 +115,11 @@ def test_resume_refuses_other_options(tmp_path: Path) -> None:
         run(tmp_path, stop_after=1)
     with pytest.raises(ResumeError, match="other seed"):
         run(tmp_path, TrainConfig(epochs=3, batch_documents=4, pairs_per_document=32, seed=5))
+
+
+def test_one_temperature_for_model_and_loss(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"temperature: expected that of the model, 0\.2.*0\.07"):
+        run(tmp_path, temperature=0.2)
 
 
 def test_kill_criteria() -> None:
