@@ -11,6 +11,9 @@ import torch
 from models.scoring import Floats, Scorer
 from models.sequence import ReadingOrder, reading_order
 
+PAIR_BLOCK = 512
+"""Pairs compared at once: those of 256 chunks together would take half a gigabyte."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BagEvidence:
@@ -35,7 +38,10 @@ def bag_evidence(scorer: Scorer, raw_ND: Floats) -> BagEvidence:
     """
     count = len(raw_ND)
     first_P, second_P = np.triu_indices(count, 1)
-    pair_P = scorer.order_logits(raw_ND[first_P], raw_ND[second_P])
+    pair_P = np.empty(len(first_P), np.float32)
+    for start in range(0, len(first_P), PAIR_BLOCK):
+        some = slice(start, start + PAIR_BLOCK)
+        pair_P[some] = scorer.order_logits(raw_ND[first_P[some]], raw_ND[second_P[some]])
     if scorer.reranker is None:
         after_NN = _antisymmetric(pair_P, count)
         place_N = (1.0 / (1.0 + np.exp(-after_NN))).mean(0)

@@ -16,12 +16,14 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from models.scoring import Floats
+from models.scoring import Bools, Floats
 
 FLAT_UP_TO = 20_000
 HNSW_FACTORY = "HNSW32,Flat"
 HNSW_BUILD_EF = 200
 HNSW_SEARCH_EF = 128
+SEARCH_EF_GROWTH = 16
+"""How many times wider a filtered search may look."""
 
 Rows = NDArray[np.int64]
 
@@ -56,85 +58,141 @@ class VectorIndex:
                 "vectors: expected a non-empty float32 matrix, "
                 f"got {vectors_ND.dtype} {vectors_ND.shape}"
             )
-        chosen = factory or ("Flat" if len(vectors_ND) <= FLAT_UP_TO else HNSW_FACTORY)
+        chosen = factory or _factory(len(vectors_ND))
         index = faiss.index_factory(vectors_ND.shape[1], chosen, faiss.METRIC_INNER_PRODUCT)
-        if isinstance(index, faiss.IndexHNSW):
-            index.hnsw.efConstruction = HNSW_BUILD_EF
-        index.add(np.ascontiguousarray(vectors_ND))
+        _add(index, vectors_ND)
         return cls(index, chosen)
 
+    def extended(self, vectors_ND: Floats) -> "VectorIndex":
+        """Build the index of more vectors, of which the first ``size`` are those of this one.
+
+        This one is copied and stays as it is; a graph is only grown by what is new.
+        """
+        if self.factory != _factory(len(vectors_ND)):
+            return VectorIndex.build(vectors_ND)
+        grown = faiss.clone_index(self._index)
+        _add(grown, vectors_ND[self.size :])
+        return VectorIndex(grown, self.factory)
+
     def search(
-        self, query_BD: Floats, k: int, allowed_rows: Rows | None = None
+        self, query_BD: Floats, k: int, allowed_N: Bools | None = None
     ) -> tuple[Floats, Rows]:
         """Find the ``k`` best rows of each query.
 
         Args:
             query_BD: Unit queries.
             k: Results wanted a query; fewer are found when fewer are allowed.
-            allowed_rows: If given, only these rows may be answered.
+            allowed_N: If given, only rows where it is True may be answered.
 
         Returns:
             Scores and rows, each (B, k); row -1 with score -inf where there is no result.
         """
-        params = self._parameters(k, allowed_rows)
+        params = self._parameters(k, allowed_N)
         scores_BK, rows_BK = self._index.search(
             np.ascontiguousarray(query_BD, np.float32), k, params=params
         )
         scores_BK[rows_BK < 0] = -np.inf
         return scores_BK, rows_BK
 
-    def _parameters(self, k: int, allowed_rows: Rows | None) -> Any:
+    def _parameters(self, k: int, allowed_N: Bools | None) -> Any:
         arguments: dict[str, Any] = {}
-        if allowed_rows is not None:
-            arguments["sel"] = faiss.IDSelectorBatch(np.ascontiguousarray(allowed_rows, np.int64))
+        share = 1.0
+        if allowed_N is not None:
+            share = max(float(allowed_N.mean()), 1.0 / SEARCH_EF_GROWTH)
+            # Its stub knows the C++ constructor alone; Python's takes the array.
+            bitmap: Any = np.packbits(allowed_N, bitorder="little")
+            arguments["sel"] = faiss.IDSelectorBitmap(bitmap)  # type: ignore[call-arg]
         if isinstance(self._index, faiss.IndexHNSW):
-            return faiss.SearchParametersHNSW(  # type: ignore[attr-defined]
-                efSearch=max(HNSW_SEARCH_EF, 2 * k), **arguments
-            )
+            # The graph is walked through rows that may not be answered, too.
+            ef = int(max(HNSW_SEARCH_EF, 2 * k) / share)
+            return faiss.SearchParametersHNSW(efSearch=ef, **arguments)  # type: ignore[attr-defined]
         return faiss.SearchParameters(**arguments) if arguments else None
 
     def vectors(self) -> Floats:
         """Read the indexed vectors back, (N, D): exactly for Flat and HNSW over Flat."""
         return np.asarray(self._index.reconstruct_n(0, self.size), np.float32)
 
-    def save(self, path: Path, fingerprint: dict[str, Any]) -> None:
-        """Write the index and, last, a manifest that says what it was built from."""
-        manifest_path = _manifest(path)
+    def save(self, path: Path, fingerprint: dict[str, Any], rows_N: Rows) -> None:
+        """Write the index and, last, a manifest that says what it was built from.
+
+        Args:
+            path: File of the index; what belongs to it stands beside.
+            fingerprint: What it was built from.
+            rows_N: What the caller calls each of its vectors.
+        """
+        manifest_path, rows_path = _manifest(path), _rows(path)
         manifest_path.unlink(missing_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         faiss.write_index(self._index, str(partial))
-        with partial.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
+        index_digest = _flushed_digest(partial)
         partial.replace(path)
+        with partial.open("wb") as file:
+            np.save(file, rows_N)
+        rows_digest = _flushed_digest(partial)
+        partial.replace(rows_path)
         manifest = {
             "factory": self.factory,
             "size": self.size,
             "dimension": self.dimension,
-            "sha256": digest,
+            "sha256": index_digest,
+            "rows_sha256": rows_digest,
             "fingerprint": fingerprint,
         }
-        manifest_path.write_text(json.dumps(manifest, indent=2) + "\n")
+        partial.write_text(json.dumps(manifest, indent=2) + "\n")
+        _flushed_digest(partial)
+        partial.replace(manifest_path)
 
     @classmethod
-    def load(cls, path: Path, fingerprint: dict[str, Any]) -> "VectorIndex":
-        """Read an index back, if it was built from ``fingerprint`` and is undamaged.
+    def load(cls, path: Path, fingerprint: dict[str, Any]) -> tuple["VectorIndex", Rows]:
+        """Read an index and its rows back, if it was built from ``fingerprint`` and is undamaged.
 
         Raises:
             IndexMismatchError: If not; the message says why.
         """
         try:
             manifest = json.loads(_manifest(path).read_bytes())
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except (OSError, ValueError) as error:
-            raise IndexMismatchError(f"{path}: not readable: {error}") from error
-        if manifest.get("fingerprint") != fingerprint:
-            raise IndexMismatchError(f"{path}: built from other data or another checkpoint")
-        if manifest.get("sha256") != digest:
-            raise IndexMismatchError(f"{path}: damaged, its sha256 differs from its manifest")
-        return cls(faiss.read_index(str(path)), str(manifest["factory"]))
+            found = manifest.get("fingerprint")
+            digests = {"sha256": _digest(path), "rows_sha256": _digest(_rows(path))}
+        except FileNotFoundError as error:
+            raise IndexMismatchError(f"{path.name}: there is none") from error
+        except (OSError, ValueError, AttributeError) as error:
+            raise IndexMismatchError(f"{path.name}: not readable: {error}") from error
+        if found != fingerprint:
+            raise IndexMismatchError(f"{path.name}: built from other data or another checkpoint")
+        for name, digest in digests.items():
+            if manifest.get(name) != digest:
+                raise IndexMismatchError(f"{path.name}: damaged, its {name} is not its manifest's")
+        index = cls(faiss.read_index(str(path)), str(manifest["factory"]))
+        rows_N: Rows = np.load(_rows(path), allow_pickle=False)
+        if rows_N.shape != (index.size,):
+            raise IndexMismatchError(f"{path.name}: expected {index.size} rows, got {rows_N.shape}")
+        return index, rows_N
+
+
+def _add(index: Any, vectors_ND: Floats) -> None:
+    if isinstance(index, faiss.IndexHNSW):
+        index.hnsw.efConstruction = HNSW_BUILD_EF
+    index.add(np.ascontiguousarray(vectors_ND))
+
+
+def _factory(size: int) -> str:
+    return "Flat" if size <= FLAT_UP_TO else HNSW_FACTORY
 
 
 def _manifest(path: Path) -> Path:
     return path.with_suffix(".json")
+
+
+def _rows(path: Path) -> Path:
+    return path.with_suffix(".rows.npy")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flushed_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -87,17 +87,20 @@ def rank_corpus(
     for row, (found_R, drop) in enumerate(zip(found_BR, excluded, strict=True)):
         kept = found_R[(found_R >= 0) & ~np.isin(found_R, drop)][:depth]
         candidates_BK[row, : len(kept)] = np.sort(kept)  # so that ties fall to the lower row
-    return rank_rows(scorer, queries, corpus, candidates_BK, top_k)
+    return rank_rows(scorer, queries, corpus.raw_ND, corpus.projected_ND, candidates_BK, top_k)
 
 
 def rank_rows(
-    scorer: Scorer, queries: Queries, corpus: Corpus, rows_BK: Rows, top_k: int
+    scorer: Scorer,
+    queries: Queries,
+    raw_ND: Floats,
+    projected_ND: Floats,
+    rows_BK: Rows,
+    top_k: int,
 ) -> list[Ranking]:
     """Score given rows exactly, rising in each line and padded by -1, and sort them."""
     safe_BK = np.maximum(rows_BK, 0)
-    scores: Scores = scorer.score(
-        queries, corpus.raw_ND[safe_BK], corpus.projected_ND[safe_BK], rows_BK >= 0
-    )
+    scores: Scores = scorer.score(queries, raw_ND[safe_BK], projected_ND[safe_BK], rows_BK >= 0)
     total_BK = np.where(rows_BK >= 0, scores.total_BK, -np.inf).astype(np.float32)
     rankings = []
     for row, order_K in enumerate(best_first(total_BK, top_k)):

@@ -1,11 +1,11 @@
-"""``python -m service``: index, serve, and ask."""
+"""``python -m service``: index, serve, ask, keep keys, export, import and back up."""
 
 import argparse
 import sys
 
-from service.commands import index, openapi, order, rank, serve
+from service.commands import index, key, openapi, order, rank, serve, transfer
 
-COMMANDS = (index, serve, rank, order, openapi)
+COMMANDS = (index, serve, rank, order, key, transfer, openapi)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from service.api import router
 from service.embedding import LoadEmbedder, load_installed
 from service.errors import (
     InvalidRequestError,
@@ -18,10 +19,14 @@ from service.errors import (
     ServiceError,
 )
 from service.lifecycle import Service
+from service.metrics import Metrics
 from service.middleware import RequestMiddleware, problem_response
+from service.modes import FallbackReason
 from service.openapi import describe
-from service.routes import router
+from service.pages import add_cors, add_pages
+from service.security import Guard
 from service.settings import Settings
+from service.tracing import open_tracer
 
 API_VERSION = "1"
 
@@ -38,28 +43,44 @@ def create_app(
         settings: All settings.
         load_embedder: Loads an embedding model by name, at the first text.
         announce: Told one line about a checkpoint that cannot serve, and one when ready.
+
+    Raises:
+        SettingsError: If a file or a package that a setting needs is missing or unfit.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(settings, load_embedder, announce)
-        app.state.service = service
         service.start()
         try:
             yield
         finally:
             service.stop()
+            if tracer is not None:
+                tracer.close()
 
     app = FastAPI(
         title="nextchunk",
         version=API_VERSION,
         summary="Which chunk of a document comes next, and which of two comes first.",
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
+    service = Service(settings, load_embedder, announce)
+    metrics = Metrics(service.gauges, FallbackReason)
+    app.state.guard = Guard.from_settings(settings)
+    tracer = open_tracer(settings.otlp_endpoint)
+    app.state.service, app.state.metrics = service, metrics
     app.include_router(router)
-    app.add_middleware(RequestMiddleware, body_limit_bytes=settings.body_limit_bytes)
+    add_pages(app, settings)
+    app.add_middleware(
+        RequestMiddleware,
+        body_limit_bytes=settings.body_limit_bytes,
+        metrics=metrics,
+        tracer=tracer,
+    )
+    add_cors(app, settings)
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)

@@ -1,63 +1,80 @@
 """Looking things up: chunks, documents, and what the service knows about itself."""
 
+import itertools
+import time
 from typing import Any
 
 from models.checkpoint import Checkpoint
+from models.index import Rows
+from service.collection import Collection
 from service.encode import gate_word
-from service.engine import Engine
 from service.errors import ChunkNotFoundError, DocumentNotFoundError
-from service.library import RAW, Library
 from service.modes import Mode, ModelState, choose
+from service.view import Served, Space, View
 
 
-def chunk(library: Library, chunk_id: str) -> dict[str, Any]:
+def chunk(collection: Collection, chunk_id: str, *, vector: bool = False) -> dict[str, Any]:
     """Describe one indexed chunk.
 
     Raises:
         ChunkNotFoundError: If there is none with that id.
     """
-    row = library.row_of.get(chunk_id)
-    if row is None:
+    view = collection.view
+    slot = view.slot(chunk_id)
+    found = [] if slot is None else _chunks(collection, view, [slot], vector)
+    if not found:
         raise ChunkNotFoundError(f"there is no chunk {chunk_id!r}")
-    return _chunks(library, [row])[0]
+    return found[0]
 
 
-def documents(library: Library, limit: int, offset: int) -> dict[str, Any]:
-    """List a page of the documents, in index order."""
-    page = list(library.rows_of)[offset : offset + limit]
-    first_ids = [library.catalogue.ids[library.rows_of[one][0]] for one in page]
-    contents = library.store.contents(first_ids, library.info.version)
+def documents(collection: Collection, limit: int, offset: int) -> dict[str, Any]:
+    """List a page of the documents, in the order in which they came."""
+    view = collection.view
+    alive_in = view.slots.alive_in
+    # A copy, for the writer goes on changing it.
+    names = list(alive_in)
+    page = [(one, view.document(one)) for one in itertools.islice(names, offset, offset + limit)]
+    page = [(one, slots) for one, slots in page if len(slots)]
+    rows = view.slots.rows.array
+    contents = collection.store.contents([int(rows[slots[0]]) for _, slots in page])
     return {
-        "total": len(library.rows_of),
+        "total": len(names),
         "documents": [
-            _summary(library, document_id, contents[first_id][1])
-            for document_id, first_id in zip(page, first_ids, strict=True)
+            _summary(one, slots, contents.get(int(rows[slots[0]]), ("", {}))[1])
+            for one, slots in page
         ],
     }
 
 
-def document(library: Library, document_id: str) -> dict[str, Any]:
+def document(collection: Collection, document_id: str, *, vectors: bool = False) -> dict[str, Any]:
     """Describe one document with its chunks, in order.
 
     Raises:
         DocumentNotFoundError: If there is none with that id.
     """
-    rows = library.rows_of.get(document_id)
-    if rows is None:
+    view = collection.view
+    slots = view.document(document_id)
+    content = _chunks(collection, view, slots.tolist(), vectors)
+    if not content:
         raise DocumentNotFoundError(f"there is no document {document_id!r}")
-    content = _chunks(library, rows.tolist())
-    return {**_summary(library, document_id, content[0]["metadata"]), "content": content}
+    return {**_summary(document_id, slots, content[0]["metadata"]), "content": content}
 
 
-def model(engine: Engine) -> dict[str, Any]:
-    """Say which model and index answer, in which mode, and why."""
-    state, library = engine.state, engine.library
+def model(collection: Collection, name: str) -> dict[str, Any]:
+    """Say which model and index answer, in which mode, and why.
+
+    Raises:
+        UnknownModelError: If no model of that name is loaded.
+    """
+    view = collection.view
+    served = view.served(name, "query.model")
+    state = served.state
     choice = choose(Mode.AUTO, state)
     checkpoint = state.checkpoint
     config = None if state.usable is None else state.usable.model.config
-    corpus = library.corpus
-    indexes = {RAW: corpus.raw_index, "learned": corpus.projected_index}
+    spaces = {"raw": view.raw} | ({} if served.space is view.raw else {"learned": served.space})
     return {
+        "name": name,
         "mode": choice.mode,
         "method": choice.method,
         "fallback_reason": choice.reason,
@@ -65,21 +82,25 @@ def model(engine: Engine) -> dict[str, Any]:
         "gate": None if checkpoint is None else checkpoint.gate,
         "gate_verdict": gate_word(state),
         "metrics": None if checkpoint is None else checkpoint.metrics,
-        "window": engine.scorer.window,
-        "dimension": library.info.dimension,
+        "window": served.scorer.window,
+        "dimension": view.dimension or None,
         "space": "raw" if config is None else config.space,
         "arch": None if config is None else config.arch,
-        "order_weight": engine.scorer.order_weight,
-        "embedding_model": library.info.embedding_model,
-        "store": store_status(library),
-        "indexes": {
-            kind: {
-                "factory": indexes[kind].factory,
-                "size": indexes[kind].size,
-                "fingerprint": fingerprint,
-            }
-            for kind, fingerprint in library.fingerprints.items()
-        },
+        "order_weight": served.scorer.order_weight,
+        "rerank": served.scorer.reranker is not None,
+        "embedding_model": view.embedding_model,
+        "store": store_status(view),
+        "indexes": {kind: _index(view, space) for kind, space in spaces.items()},
+    }
+
+
+def models(collection: Collection) -> dict[str, Any]:
+    """List the loaded models."""
+    return {
+        "models": [
+            {"name": name, **checkpoint_status(served.state), "gate": gate_word(served.state)}
+            for name, served in collection.view.models.items()
+        ]
     }
 
 
@@ -93,55 +114,98 @@ def checkpoint_status(state: ModelState) -> dict[str, Any]:
     }
 
 
-def store_status(library: Library) -> dict[str, Any]:
+def store_status(view: View) -> dict[str, Any]:
     """Say what the store holds."""
-    info = library.info
     return {
-        "name": info.name,
-        "version": info.version,
-        "chunks": info.chunks,
-        "documents": len(library.rows_of),
+        "name": view.store_name,
+        "version": view.version,
+        "chunks": view.living,
+        "documents": len(view.slots.alive_in),
     }
 
 
-def readiness(engine: Engine) -> dict[str, Any]:
-    """Say that, and with what, ranks can be answered.
+def stats(collection: Collection) -> dict[str, Any]:
+    """Count what is stored, searched and indexed."""
+    view, info = collection.view, collection.store.info()
+    slots = view.slots
+    return {
+        "store": {
+            **store_status(view),
+            "id": view.store_id,
+            "rows": info.chunks,
+            "bytes": collection.store.size_bytes(),
+            "dimension": view.dimension or None,
+            "embedding_model": view.embedding_model,
+        },
+        "index": {
+            "searchable": view.living,
+            "dead": view.dead,
+            "raw": _index(view, view.raw),
+            "learned": {
+                name: _index(view, served.space)
+                for name, served in view.models.items()
+                if served.space is not view.raw
+            },
+            "version": collection.indexed_version,
+            "built_s_ago": round(time.time() - collection.built_at_s, 3),
+            "building": collection.building,
+        },
+        "metadata_keys": len(slots.columns.keys()),
+        "memory_bytes": {
+            "vectors": sum(space.vectors.nbytes for space in view.spaces),
+            "metadata": slots.columns.nbytes,
+        },
+        "models": models(collection)["models"],
+    }
 
-    Raises:
-        StoreChangedError: If the store was replaced since it was loaded.
-    """
-    engine.library.store.contents([], engine.library.info.version)
+
+def readiness(collection: Collection) -> dict[str, Any]:
+    """Say that, and with what, ranks can be answered."""
+    view = collection.view
+    served: Served = next(iter(view.models.values()))
     return {
         "status": "ready",
-        "mode": choose(Mode.AUTO, engine.state).mode,
-        "checkpoint": checkpoint_status(engine.state),
-        "store": store_status(engine.library),
+        "mode": choose(Mode.AUTO, served.state).mode,
+        "checkpoint": checkpoint_status(served.state),
+        "store": store_status(view),
         "index": {
-            "size": engine.library.corpus.raw_index.size,
-            "dimension": engine.library.info.dimension,
-            "kinds": sorted(engine.library.fingerprints),
+            "size": view.living,
+            "dimension": view.dimension or None,
+            "kinds": ["raw"] if served.space is view.raw else ["learned", "raw"],
         },
     }
 
 
-def _summary(library: Library, document_id: str, metadata: dict[str, Any]) -> dict[str, Any]:
+def _index(view: View, space: Space) -> dict[str, Any]:
     return {
-        "id": document_id,
-        "title": metadata.get("title"),
-        "chunks": len(library.rows_of[document_id]),
+        "factory": None if space.index is None else space.index.factory,
+        "size": space.indexed,
+        "fresh": view.count - space.indexed,
     }
 
 
-def _chunks(library: Library, rows: list[int]) -> list[dict[str, Any]]:
-    catalogue = library.catalogue
-    contents = library.store.contents([catalogue.ids[row] for row in rows], library.info.version)
-    return [
-        {
-            "id": catalogue.ids[row],
-            "document_id": catalogue.document_ids[row],
-            "position": catalogue.positions[row],
-            "text": contents[catalogue.ids[row]][0],
-            "metadata": contents[catalogue.ids[row]][1],
+def _summary(document_id: str, slots: Rows, metadata: dict[str, Any]) -> dict[str, Any]:
+    return {"id": document_id, "title": metadata.get("title"), "chunks": len(slots)}
+
+
+def _chunks(
+    collection: Collection, view: View, slots: list[int], vector: bool
+) -> list[dict[str, Any]]:
+    rows, positions = view.slots.rows.array, view.slots.positions.array
+    contents = collection.store.contents([int(rows[slot]) for slot in slots])
+    found = []
+    for slot in slots:
+        if int(rows[slot]) not in contents:  # deleted since the view was taken
+            continue
+        text, metadata = contents[int(rows[slot])]
+        one: dict[str, Any] = {
+            "id": view.slots.ids[slot],
+            "document_id": view.slots.document_ids[slot],
+            "position": int(positions[slot]),
+            "text": text,
+            "metadata": metadata,
         }
-        for row in rows
-    ]
+        if vector:
+            one["vector"] = view.raw.vectors[slot]
+        found.append(one)
+    return found

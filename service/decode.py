@@ -1,6 +1,6 @@
 """From checked bodies to arrays: the first two steps of every request.
 
-Shapes: L window, K candidates, D dimension.
+Shapes: L window, K candidates, N slots or chunks of a bag, D dimension.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,19 +9,29 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.index import Rows
-from models.scoring import Floats
+from models.scoring import Bools, Floats
 from service.errors import (
     BatchTooLargeError,
     ContextLengthError,
+    DocumentNotFoundError,
     DuplicateIdError,
     InvalidVectorError,
+    NotReadyError,
+    SequenceTooLongError,
+    TextTooLongError,
     UnknownIdError,
 )
-from service.library import Library
-from service.schemas import Candidate, ContextBody, OrderPair, RankQuery
+from service.filters import ChunkFilter, matching_slots
+from service.retrieval import Scope
+from service.schemas import Candidate, ContextBody, OrderPair, Place, RankQuery, SequenceQuery
+from service.settings import Settings
 from service.vectors import decode_vector, decode_vectors
+from service.view import View
 
-Embed = Callable[[list[str]], Floats]
+Embed = Callable[[list[str], int], Floats]
+"""Turns texts into unit vectors (n, D) of a dimension that is named."""
+
+NO_SLOTS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +39,8 @@ class Window:
     """A context window, oldest chunk first."""
 
     raw_LD: Floats
-    rows: Rows
-    """Rows of its chunks, if they were given by id; else empty."""
+    slots: Rows
+    """Slots of its chunks, if they were given by id or place; else empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,38 +48,42 @@ class Candidates:
     """Explicit candidates, in the given order."""
 
     ids: list[str | None]
-    rows_K: Rows
-    """Row of each, -1 where the candidate is a vector of the caller's."""
+    slots_K: Rows
+    """Slot of each, -1 where the candidate is a vector of the caller's."""
     raw_KD: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scope:
-    """Which indexed chunks may be answered."""
+class Bag:
+    """Chunks to be put into order."""
 
-    allowed: Rows | None
-    """Rising rows, or None for all."""
-    excluded: Rows
+    ids: list[str | None]
+    raw_ND: Floats
 
 
 class Decoder:
-    """Decodes requests against one library.
+    """Decodes one request against one view.
 
     Args:
-        library: Resolves ids.
+        view: Resolves ids.
         window: L, the most context chunks.
-        candidates_limit: The most explicit candidates.
-        embed: Turns texts into unit vectors (n, D).
+        settings: Limits.
+        embed: Turns texts into vectors.
     """
 
-    def __init__(
-        self, library: Library, *, window: int, candidates_limit: int, embed: Embed
-    ) -> None:
-        self._library = library
+    def __init__(self, view: View, *, window: int, settings: Settings, embed: Embed) -> None:
+        if not view.dimension:
+            raise NotReadyError(
+                "there are no chunks yet, and nothing has told their dimension; "
+                "PUT /v1/chunks writes the first",
+                reason="empty",
+            )
+        self._view = view
+        self._raw_ND = view.raw.vectors
         self._window = window
-        self._candidates_limit = candidates_limit
+        self._settings = settings
         self._embed = embed
-        self._dimension = library.info.dimension
+        self._dimension = view.dimension
 
     def window(self, body: ContextBody, prefix: str = "") -> Window:
         """Decode the context of a body, in whichever form it came.
@@ -77,20 +91,24 @@ class Decoder:
         Raises:
             ContextLengthError: If it has no chunk or more than L.
             InvalidVectorError: If a vector cannot be used.
-            WrongDimensionError: If a vector's dimension is not the index's.
-            UnknownIdError: If an id is not indexed.
+            WrongDimensionError: If a vector's dimension is not the collection's.
+            UnknownIdError: If an id or place is not indexed.
             DuplicateIdError: If an id stands twice.
+            TextTooLongError: If a text has too many characters.
             EmbedderUnavailableError: If it holds texts, and they cannot be embedded.
         """
-        no_rows = np.empty(0, np.int64)
         if body.context_ids is not None:
             field = f"{prefix}context_ids"
             self._check_length(body.context_ids, field)
-            rows = self._rows(body.context_ids, field)
-            return Window(raw_LD=self._library.corpus.raw_ND[rows], rows=rows)
+            slots = self._slots(body.context_ids, field)
+            return Window(raw_LD=self._raw_ND[slots], slots=slots)
+        if body.context_at is not None:
+            slots = self._window_at(body.context_at, f"{prefix}context_at")
+            return Window(raw_LD=self._raw_ND[slots], slots=slots)
         if body.context_texts is not None:
-            self._check_length(body.context_texts, f"{prefix}context_texts")
-            return Window(raw_LD=self._embed(body.context_texts), rows=no_rows)
+            field = f"{prefix}context_texts"
+            self._check_length(body.context_texts, field)
+            return Window(raw_LD=self._embedded(body.context_texts, field), slots=NO_SLOTS)
         field = f"{prefix}context"
         context = body.context or []
         if context and isinstance(context[0], int | float):
@@ -98,7 +116,7 @@ class Decoder:
                 f"{field}.0", "a vector (context is a list of vectors)", "a number"
             )
         self._check_length(context, field)
-        return Window(raw_LD=decode_vectors(context, field, self._dimension), rows=no_rows)
+        return Window(raw_LD=decode_vectors(context, field, self._dimension), slots=NO_SLOTS)
 
     def candidates(self, given: list[Candidate], prefix: str = "") -> Candidates:
         """Decode explicit candidates.
@@ -108,40 +126,54 @@ class Decoder:
             DuplicateIdError: If an id stands twice.
             UnknownIdError: If one without a vector is not indexed.
             InvalidVectorError: If a vector cannot be used.
-            WrongDimensionError: If a vector's dimension is not the index's.
+            WrongDimensionError: If a vector's dimension is not the collection's.
         """
         field = f"{prefix}candidates"
-        if len(given) > self._candidates_limit:
-            raise BatchTooLargeError(
-                field, f"at most {self._candidates_limit} candidates", str(len(given))
-            )
+        limit = self._settings.candidates_limit
+        if len(given) > limit:
+            raise BatchTooLargeError(field, f"at most {limit} candidates", str(len(given)))
         ids = [candidate.id for candidate in given]
-        _check_unique([one for one in ids if one is not None], field)
-        rows_K = np.full(len(given), -1, np.int64)
+        check_unique([one for one in ids if one is not None], field)
+        slots_K = np.full(len(given), -1, np.int64)
         raw_KD = np.empty((len(given), self._dimension), np.float32)
+        posted = [place for place, one in enumerate(given) if one.vector is not None]
         for place, candidate in enumerate(given):
-            at = f"{field}.{place}"
-            if candidate.vector is not None:
-                raw_KD[place] = decode_vector(candidate.vector, f"{at}.vector", self._dimension)
-            else:
-                rows_K[place] = self._row(candidate.id or "", f"{at}.id")
-                raw_KD[place] = self._library.corpus.raw_ND[rows_K[place]]
-        return Candidates(ids=ids, rows_K=rows_K, raw_KD=raw_KD)
+            if candidate.vector is None:
+                slots_K[place] = self._slot(candidate.id or "", f"{field}.{place}.id")
+                raw_KD[place] = self._raw_ND[slots_K[place]]
+        raw_KD[posted] = decode_vectors(
+            [given[place].vector for place in posted],
+            lambda row: f"{field}.{posted[row]}.vector",
+            self._dimension,
+        )
+        return Candidates(ids=ids, slots_K=slots_K, raw_KD=raw_KD)
 
     def scope(self, query: RankQuery, window: Window) -> Scope:
         """Resolve filter and exclusions; ids that are not indexed restrict nothing, or to nothing.
 
         The window's own chunks are always excluded.
         """
-        known = self._library.row_of
-        named = [known[one] for one in query.exclude_ids if one in known]
-        excluded = np.union1d(window.rows, np.array(named, np.int64))
-        if query.filter is None:
-            return Scope(allowed=None, excluded=excluded)
-        rows_of = self._library.rows_of
-        wanted = [rows_of[one] for one in set(query.filter.document_ids) if one in rows_of]
-        allowed = np.sort(np.concatenate(wanted)) if wanted else np.empty(0, np.int64)
-        return Scope(allowed=allowed, excluded=excluded)
+        named = [self._view.slot(one) for one in query.exclude_ids]
+        excluded = [window.slots, np.array([one for one in named if one is not None], np.int64)]
+        if query.only_unseen:
+            excluded.append(self._seen(window))
+        allowed_N = None if query.filter is None else self.matching(query.filter)
+        return Scope(
+            allowed_N=allowed_N,
+            excluded=np.unique(np.concatenate(excluded)),
+            max_per_document=query.max_per_document,
+        )
+
+    def matching(self, given: ChunkFilter) -> Bools:
+        """Which slots pass a filter; dead ones may, too."""
+        view = self._view
+        return matching_slots(
+            given,
+            columns=view.slots.columns,
+            positions_N=view.slots.positions.array,
+            slots_of_document=view.document,
+            count=view.count,
+        )
 
     def pair(self, pair: OrderPair, prefix: str = "") -> tuple[Floats, Floats]:
         """Decode the two vectors (D,) of a pair.
@@ -149,36 +181,114 @@ class Decoder:
         Raises:
             UnknownIdError: If an id is not indexed.
             InvalidVectorError: If a vector cannot be used.
-            WrongDimensionError: If a vector's dimension is not the index's.
+            WrongDimensionError: If a vector's dimension is not the collection's.
         """
         sides = []
         for name, vector, chunk_id in (("a", pair.a, pair.a_id), ("b", pair.b, pair.b_id)):
             if chunk_id is not None:
-                row = self._row(chunk_id, f"{prefix}{name}_id")
-                sides.append(self._library.corpus.raw_ND[row])
+                sides.append(self._raw_ND[self._slot(chunk_id, f"{prefix}{name}_id")])
             else:
                 sides.append(decode_vector(vector, f"{prefix}{name}", self._dimension))
         return sides[0], sides[1]
+
+    def bag(self, body: SequenceQuery) -> Bag:
+        """Decode the chunks of a bag, in whichever form they came.
+
+        Raises:
+            SequenceTooLongError: If there are fewer than two or too many.
+            DocumentNotFoundError: If there is no such document.
+            UnknownIdError: If an id is not indexed.
+            InvalidVectorError: If a vector cannot be used.
+            WrongDimensionError: If a vector's dimension is not the collection's.
+            TextTooLongError: If a text has too many characters.
+            EmbedderUnavailableError: If it holds texts, and they cannot be embedded.
+        """
+        if body.document_id is not None:
+            slots = self._view.document(body.document_id)
+            if not len(slots):
+                raise DocumentNotFoundError(f"there is no document {body.document_id!r}")
+            self._check_bag(slots, "document_id")
+            ids: list[str | None] = [self._view.slots.ids[slot] for slot in slots]
+            return Bag(ids=ids, raw_ND=self._raw_ND[slots])
+        if body.ids is not None:
+            self._check_bag(body.ids, "ids")
+            return Bag(ids=[*body.ids], raw_ND=self._raw_ND[self._slots(body.ids, "ids")])
+        if body.texts is not None:
+            self._check_bag(body.texts, "texts")
+            raw_ND = self._embedded(body.texts, "texts")
+        else:
+            chunks = body.chunks or []
+            self._check_bag(chunks, "chunks")
+            raw_ND = decode_vectors(chunks, "chunks", self._dimension)
+        return Bag(ids=[None] * len(raw_ND), raw_ND=raw_ND)
+
+    def _seen(self, window: Window) -> Rows:
+        """The chunks of the last context chunk's document, up to its position."""
+        slots, last = self._view.slots, int(window.slots[-1])
+        document = self._view.document(slots.document_ids[last])
+        seen: Rows = document[slots.positions.array[document] <= slots.positions.array[last]]
+        return seen
+
+    def _window_at(self, place: Place, field: str) -> Rows:
+        document = self._view.document(place.document_id)
+        if not len(document):
+            raise UnknownIdError(
+                f"{field}.document_id", "the id of an indexed document", repr(place.document_id)
+            )
+        positions = self._view.slots.positions.array[document]
+        end = int(np.searchsorted(positions, place.position, side="right"))
+        if not end or positions[end - 1] != place.position:
+            raise UnknownIdError(
+                f"{field}.position",
+                f"the position of a chunk of {place.document_id!r}",
+                str(place.position),
+            )
+        return document[max(0, end - self._window) : end]
+
+    def _embedded(self, texts: list[str], field: str) -> Floats:
+        for place, text in enumerate(texts):
+            check_text(text, f"{field}.{place}", self._settings.text_limit)
+        return self._embed(texts, self._dimension)
 
     def _check_length(self, context: Sequence[object], field: str) -> None:
         if not 1 <= len(context) <= self._window:
             raise ContextLengthError(field, f"1 to {self._window} chunks", str(len(context)))
 
-    def _rows(self, ids: Sequence[str], field: str) -> Rows:
-        _check_unique(ids, field)
-        rows = [self._row(chunk_id, f"{field}.{place}") for place, chunk_id in enumerate(ids)]
-        return np.array(rows, np.int64)
+    def _check_bag(self, chunks: Sequence[object] | Rows, field: str) -> None:
+        if not 2 <= len(chunks) <= self._settings.sequence_limit:
+            limit = self._settings.sequence_limit
+            raise SequenceTooLongError(field, f"2 to {limit} chunks", str(len(chunks)))
 
-    def _row(self, chunk_id: str, field: str) -> int:
-        row = self._library.row_of.get(chunk_id)
-        if row is None:
+    def _slots(self, ids: Sequence[str], field: str) -> Rows:
+        check_unique(ids, field)
+        slots = [self._slot(chunk_id, f"{field}.{place}") for place, chunk_id in enumerate(ids)]
+        return np.array(slots, np.int64)
+
+    def _slot(self, chunk_id: str, field: str) -> int:
+        slot = self._view.slot(chunk_id)
+        if slot is None:
             raise UnknownIdError(field, "the id of an indexed chunk", repr(chunk_id))
-        return row
+        return slot
 
 
-def _check_unique(ids: Sequence[str], field: str) -> None:
+def check_unique(ids: Sequence[str], field: str) -> None:
+    """Check that no id stands twice.
+
+    Raises:
+        DuplicateIdError: If one does.
+    """
     seen: set[str] = set()
     for chunk_id in ids:
         if chunk_id in seen:
             raise DuplicateIdError(field, "each id once", f"{chunk_id!r} twice")
         seen.add(chunk_id)
+
+
+def check_text(text: str, field: str, limit: int) -> None:
+    """Check the length of a text.
+
+    Raises:
+        TextTooLongError: If it has too many characters.
+    """
+    if len(text) > limit:
+        raise TextTooLongError(field, f"at most {limit} characters", str(len(text)))

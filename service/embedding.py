@@ -48,18 +48,20 @@ class LazyEmbedder:
     Args:
         load: Loads a model by name.
         name: Which model; empty for the loader's own default.
-        dimension: D that the index needs.
     """
 
-    def __init__(self, load: LoadEmbedder, name: str, dimension: int) -> None:
+    def __init__(self, load: LoadEmbedder, name: str) -> None:
         self._load = load
         self._name = name
-        self._dimension = dimension
         self._lock = threading.Lock()
         self._model: Embedder | None = None
 
-    def __call__(self, texts: list[str]) -> Floats:
+    def __call__(self, texts: list[str], dimension: int) -> Floats:
         """Turn texts into unit vectors (n, D).
+
+        Args:
+            texts: Any number.
+            dimension: D that is needed; 0 if any will do.
 
         Raises:
             EmbedderUnavailableError: If the model is not installed or of another dimension.
@@ -67,6 +69,12 @@ class LazyEmbedder:
         with self._lock:
             if self._model is None:
                 self._model = self._loaded()
+            found = self._model.dimension
+            if dimension not in (0, found):
+                raise EmbedderUnavailableError(
+                    f"embedder: expected dimension {dimension} of the collection, got {found}",
+                    reason="dimension_mismatch",
+                )
             return np.ascontiguousarray(self._model.encode(texts), np.float32)
 
     def _loaded(self) -> Embedder:
@@ -77,10 +85,4 @@ class LazyEmbedder:
                 "texts cannot be embedded here; send vectors or ids instead",
                 reason=" ".join(str(error).split()),
             ) from error
-        if model.dimension != self._dimension:
-            raise EmbedderUnavailableError(
-                f"embedder: expected dimension {self._dimension} of the index, "
-                f"got {model.dimension}",
-                reason="dimension_mismatch",
-            )
         return model

@@ -4,16 +4,18 @@ Numbers stay numpy float32 until they are written, so that JSON holds the shorte
 back as the same float32.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import orjson
 
 from models.scoring import Floats, Method
-from service.library import Library
 from service.modes import Choice, ModelState
+from service.view import Served, View
+
+Contents = Callable[[Sequence[int]], dict[int, tuple[str, dict[str, Any]]]]
+"""Reads texts and metadata of rows; those that were deleted are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +23,8 @@ class Hit:
     """A scored chunk or candidate."""
 
     id: str | None
-    row: int
-    """Row in the library, -1 for a vector of the caller's."""
+    slot: int
+    """Slot in the view, -1 for a vector of the caller's."""
     score: np.float32
     mixture: np.float32
     rerank: np.float32
@@ -32,11 +34,19 @@ class Hit:
 
 
 class Encoder:
-    """Writes answers about one library and one model state."""
+    """Writes answers about one view and one of its models.
 
-    def __init__(self, library: Library, state: ModelState) -> None:
-        self._library = library
-        self._state = state
+    Args:
+        view: What was searched.
+        served: What scored.
+        contents: Reads texts and metadata by row of the store.
+    """
+
+    def __init__(self, view: View, served: Served, contents: Contents) -> None:
+        self._view = view
+        self._state = served.state
+        self._name = served.name
+        self._contents = contents
 
     def answer(
         self,
@@ -47,22 +57,24 @@ class Encoder:
     ) -> dict[str, Any]:
         """Write one rank or score answer, timings aside.
 
+        Chunks that were deleted since the view was taken are left out of ranked results.
+
         Args:
             choice: How it was answered.
             alpha_L: Weight of each context chunk.
             hits: Results, in order.
             neighbours: What retrieval alone would have answered, if that was asked for.
-
-        Raises:
-            StoreChangedError: If the store was replaced since it was loaded.
         """
         near = neighbours[1] if neighbours else []
-        contents = self._contents([*hits, *near])
+        rows = self._view.slots.rows.array
+        slots = {hit.slot for hit in (*hits, *near) if hit.slot >= 0}
+        found = self._contents([int(rows[slot]) for slot in slots])
+        contents = {slot: found[row] for slot in slots if (row := int(rows[slot])) in found}
         answer = {
             "mode": choice.mode,
             "fallback_reason": choice.reason,
             "model": self.model(choice.method),
-            "index_version": self._library.info.version,
+            "index_version": self._view.version,
             "alpha": np.ascontiguousarray(alpha_L),
             "results": self._results(hits, contents),
         }
@@ -79,30 +91,28 @@ class Encoder:
         if checkpoint is not None and method is Method.P8:
             space = checkpoint.model.config.space
         return {
+            "name": self._name,
             "version": checkpoint.version if checkpoint is not None and took_part else None,
             "method": method,
             "space": space,
             "gate": gate_word(self._state),
-            "embedding_model": self._library.info.embedding_model,
+            "embedding_model": self._view.embedding_model,
         }
 
-    def _contents(self, hits: Iterable[Hit]) -> dict[str, tuple[str, dict[str, Any]]]:
-        ids = self._library.catalogue.ids
-        wanted = sorted({ids[hit.row] for hit in hits if hit.row >= 0})
-        return self._library.store.contents(wanted, self._library.info.version)
-
     def _results(
-        self, hits: list[Hit], contents: dict[str, tuple[str, dict[str, Any]]]
+        self, hits: list[Hit], contents: dict[int, tuple[str, dict[str, Any]]]
     ) -> list[dict[str, Any]]:
-        catalogue = self._library.catalogue
+        slots = self._view.slots
         results = []
         for hit in hits:
-            known = hit.row >= 0
-            text, metadata = contents[catalogue.ids[hit.row]] if known else (None, None)
+            known = hit.slot in contents
+            if hit.slot >= 0 and not known and hit.candidate is None:
+                continue
+            text, metadata = contents[hit.slot] if known else (None, None)
             result = {
                 "id": hit.id,
-                "document_id": catalogue.document_ids[hit.row] if known else None,
-                "position": catalogue.positions[hit.row] if known else None,
+                "document_id": slots.document_ids[hit.slot] if known else None,
+                "position": int(slots.positions.array[hit.slot]) if known else None,
                 "score": hit.score,
                 "parts": {"mixture": hit.mixture, "order": hit.order, "rerank": hit.rerank},
                 "text": text,
@@ -119,8 +129,3 @@ def gate_word(state: ModelState) -> str | None:
     if state.usable is None:
         return None
     return "passed" if state.usable.passed else "failed"
-
-
-def to_json(value: object) -> bytes:
-    """Write an answer body; float32 numbers as their shortest exact text."""
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -2,34 +2,46 @@
 
 Each class owns its HTTP status and a stable ``code``; the client raises the same classes.
 
-    ServiceError                      500 internal_error
-    ├── RequestError (ValueError)     400 bad_request
-    │   ├── MalformedJsonError        422 malformed_json
-    │   ├── FieldError                    (never raised itself)
-    │   │   ├── InvalidRequestError   422 invalid_request
-    │   │   ├── ContextLengthError    422 context_length
-    │   │   ├── InvalidVectorError    422 invalid_vector
-    │   │   ├── WrongDimensionError   422 wrong_dimension
-    │   │   ├── DuplicateIdError      422 duplicate_id
-    │   │   ├── UnknownIdError        422 unknown_id
-    │   │   └── BatchTooLargeError    422 batch_too_large
-    │   ├── BodyTooLargeError         413 body_too_large
-    │   ├── NotFoundError             404 not_found
-    │   │   ├── ChunkNotFoundError    404 chunk_not_found
-    │   │   └── DocumentNotFoundError 404 document_not_found
-    │   └── MethodNotAllowedError     405 method_not_allowed
-    └── UnavailableError              503 unavailable
-        ├── NotReadyError             503 not_ready
-        ├── StoreChangedError         503 store_changed
-        ├── UnreachableError          503 unreachable (raised by the client alone)
-        ├── ModelUnavailableError     409 model_unavailable
-        │   └── OrderUnavailableError 409 order_unavailable
-        ├── EmbedderUnavailableError  501 embedder_unavailable
-        ├── QueueFullError            429 queue_full
-        └── DeadlineError             504 deadline_exceeded
+    ServiceError                          500 internal_error
+    ├── RequestError (ValueError)         400 bad_request
+    │   ├── MalformedBodyError            422 malformed_body
+    │   ├── FieldError                        (never raised itself)
+    │   │   ├── InvalidRequestError       422 invalid_request
+    │   │   ├── ContextLengthError        422 context_length
+    │   │   ├── InvalidVectorError        422 invalid_vector
+    │   │   ├── WrongDimensionError       422 wrong_dimension
+    │   │   ├── DuplicateIdError          422 duplicate_id
+    │   │   ├── UnknownIdError            422 unknown_id
+    │   │   ├── UnknownModelError         422 unknown_model
+    │   │   ├── BatchTooLargeError        422 batch_too_large
+    │   │   ├── TopKTooLargeError         422 top_k_too_large
+    │   │   ├── SequenceTooLongError      422 sequence_too_long
+    │   │   ├── TextTooLongError          422 text_too_long
+    │   │   ├── MetadataTooLargeError     422 metadata_too_large
+    │   │   └── IdempotencyKeyReusedError 422 idempotency_key_reused
+    │   ├── UnauthenticatedError          401 unauthenticated
+    │   ├── ForbiddenError                403 forbidden
+    │   ├── NotFoundError                 404 not_found
+    │   │   ├── ChunkNotFoundError        404 chunk_not_found
+    │   │   └── DocumentNotFoundError     404 document_not_found
+    │   ├── MethodNotAllowedError         405 method_not_allowed
+    │   ├── NotAcceptableError            406 not_acceptable
+    │   ├── CheckpointRejectedError       409 checkpoint_rejected
+    │   ├── BodyTooLargeError             413 body_too_large
+    │   └── UnsupportedMediaTypeError     415 unsupported_media_type
+    └── UnavailableError                  503 unavailable
+        ├── NotReadyError                 503 not_ready
+        ├── UnreachableError              503 unreachable (raised by the client alone)
+        ├── ModelUnavailableError         409 model_unavailable
+        │   └── OrderUnavailableError     409 order_unavailable
+        ├── QueueFullError                429 queue_full
+        ├── RateLimitedError              429 rate_limited
+        ├── EmbedderUnavailableError      501 embedder_unavailable
+        ├── DeadlineError                 504 deadline_exceeded
+        └── StorageFullError              507 storage_full
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 PROBLEM_TYPE = "application/problem+json"
@@ -64,17 +76,12 @@ class ServiceError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.request_id: str | None = None
-        self.members: dict[str, Any] = {
-            name: value
-            for name, value in (
-                ("field", field),
-                ("expected", expected),
-                ("actual", actual),
-                ("reason", reason),
-                ("retry_after_s", retry_after_s),
-            )
-            if value is not None
-        }
+        # HTTP headers that go with the answer.
+        self.headers: dict[str, str] = {}
+        given = {"field": field, "expected": expected, "actual": actual, "reason": reason}
+        self.members: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        if retry_after_s is not None:
+            self.members["retry_after_s"] = retry_after_s
 
     def problem(self, request_id: str) -> dict[str, Any]:
         """Write the error as an RFC 9457 problem object."""
@@ -115,12 +122,12 @@ class FieldError(RequestError):
         )
 
 
-class MalformedJsonError(RequestError):
-    """The body is not JSON."""
+class MalformedBodyError(RequestError):
+    """The body is not what its content type says."""
 
     status = 422
-    code = "malformed_json"
-    title = "Malformed JSON"
+    code = "malformed_body"
+    title = "Malformed body"
 
 
 class InvalidRequestError(FieldError):
@@ -171,12 +178,76 @@ class UnknownIdError(FieldError):
     title = "Unknown id"
 
 
+class UnknownModelError(FieldError):
+    """The body names a model that is not loaded."""
+
+    status = 422
+    code = "unknown_model"
+    title = "Unknown model"
+
+
 class BatchTooLargeError(FieldError):
     """More queries, pairs or candidates than one request may carry."""
 
     status = 422
     code = "batch_too_large"
     title = "Batch too large"
+
+
+class TopKTooLargeError(FieldError):
+    """More results than one query may ask for."""
+
+    status = 422
+    code = "top_k_too_large"
+    title = "Too many results"
+
+
+class SequenceTooLongError(FieldError):
+    """More chunks than one bag may hold."""
+
+    status = 422
+    code = "sequence_too_long"
+    title = "Sequence too long"
+
+
+class TextTooLongError(FieldError):
+    """A text has more characters than the service takes."""
+
+    status = 422
+    code = "text_too_long"
+    title = "Text too long"
+
+
+class MetadataTooLargeError(FieldError):
+    """The metadata of a chunk have more bytes as JSON than the service takes."""
+
+    status = 422
+    code = "metadata_too_large"
+    title = "Metadata too large"
+
+
+class IdempotencyKeyReusedError(FieldError):
+    """The idempotency key came with another request before."""
+
+    status = 422
+    code = "idempotency_key_reused"
+    title = "Idempotency key reused"
+
+
+class UnauthenticatedError(RequestError):
+    """The request carries no API key that is known and still valid."""
+
+    status = 401
+    code = "unauthenticated"
+    title = "Unauthenticated"
+
+
+class ForbiddenError(RequestError):
+    """The API key is known, but its scopes do not include what was asked."""
+
+    status = 403
+    code = "forbidden"
+    title = "Forbidden"
 
 
 class BodyTooLargeError(RequestError):
@@ -217,6 +288,30 @@ class MethodNotAllowedError(RequestError):
     title = "Method not allowed"
 
 
+class NotAcceptableError(RequestError):
+    """The answer cannot be written in any media type that the request accepts."""
+
+    status = 406
+    code = "not_acceptable"
+    title = "Not acceptable"
+
+
+class UnsupportedMediaTypeError(RequestError):
+    """The body comes in a media type that this operation does not read."""
+
+    status = 415
+    code = "unsupported_media_type"
+    title = "Unsupported media type"
+
+
+class CheckpointRejectedError(RequestError):
+    """A checkpoint that was to be loaded cannot serve; what served before still does."""
+
+    status = 409
+    code = "checkpoint_rejected"
+    title = "Checkpoint rejected"
+
+
 class UnavailableError(ServiceError):
     """The request may be right, but the service cannot answer it as it stands."""
 
@@ -230,13 +325,6 @@ class NotReadyError(UnavailableError):
 
     code = "not_ready"
     title = "Not ready"
-
-
-class StoreChangedError(UnavailableError):
-    """The store on disk was replaced under the running service."""
-
-    code = "store_changed"
-    title = "Store changed"
 
 
 class UnreachableError(UnavailableError):
@@ -277,6 +365,14 @@ class QueueFullError(UnavailableError):
     title = "Queue full"
 
 
+class RateLimitedError(UnavailableError):
+    """The caller has sent more requests than it may in that time."""
+
+    status = 429
+    code = "rate_limited"
+    title = "Rate limited"
+
+
 class DeadlineError(UnavailableError):
     """The deadline passed before there was an answer in the mode that was asked for."""
 
@@ -285,30 +381,17 @@ class DeadlineError(UnavailableError):
     title = "Deadline exceeded"
 
 
+class StorageFullError(UnavailableError):
+    """The disk of the store is full; nothing of the request was written."""
+
+    status = 507
+    code = "storage_full"
+    title = "Storage full"
+
+
 def error_classes(root: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
     """Walk the tree, parents first, without the nameless ``FieldError``."""
     if root is not FieldError:
         yield root
     for child in root.__subclasses__():
         yield from error_classes(child)
-
-
-def from_problem(status: int, body: object) -> ServiceError:
-    """Rebuild the error that a problem object describes.
-
-    Args:
-        status: HTTP status of the answer.
-        body: Its decoded body; anything but a problem object becomes ``UnreachableError``.
-    """
-    if not isinstance(body, Mapping) or not isinstance(body.get("code"), str):
-        return UnreachableError(f"what answered with status {status} is not a nextchunk service")
-    by_code = {kind.code: kind for kind in error_classes()}
-    fallback = RequestError if 400 <= status < 500 else ServiceError
-    kind = by_code.get(body["code"], fallback)
-    names = ("field", "expected", "actual", "reason", "retry_after_s")
-    error = kind.__new__(kind)
-    ServiceError.__init__(
-        error, str(body.get("detail", "")), **{name: body.get(name) for name in names}
-    )
-    error.request_id = str(body.get("request_id", "")) or None
-    return error

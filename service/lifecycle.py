@@ -1,27 +1,34 @@
-"""How the service comes up and goes down.
+"""How the service comes up, changes its models, and goes down.
 
 Loading happens in a thread of its own while the socket already listens, so that ``/livez`` answers
 at once and ``/readyz`` as soon as ranks can be answered.
 """
 
+import gc
 import json
 import logging
 import shlex
 import threading
+import time
 from collections.abc import Callable
+from typing import Any
 
 import faiss
-import numpy as np
 import torch
 
+from service.builder import Builder
+from service.collection import Collection
 from service.embedding import LazyEmbedder, LoadEmbedder, load_installed
 from service.engine import Engine
-from service.errors import NotReadyError
-from service.library import load_library, open_store
-from service.modes import ModelState, load_state
+from service.errors import CheckpointRejectedError, NotReadyError, UnknownModelError
+from service.metrics import Gauges, ModelGauge
+from service.modes import DEFAULT_MODEL, ModelState, load_state
+from service.opening import Opened, checkpoints_of, open_collection
 from service.settings import Settings
-from service.store import Store, StoreError
+from service.store import StoreError
+from service.view import View
 from service.workers import Workers
+from service.write import Writer
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +36,7 @@ STOP_TIMEOUT_S = 10.0
 
 
 class Service:
-    """The engine, once it is there, and the workers it runs in.
+    """The engine, once it is there, and the threads that it runs in.
 
     Args:
         settings: All settings.
@@ -47,26 +54,38 @@ class Service:
         self._load_embedder = load_embedder
         self._announce = announce
         self._engine: Engine | None = None
-        self._store: Store | None = None
+        self._writer: Writer | None = None
+        self._opened: Opened | None = None
+        self._builder: Builder | None = None
+        self._checkpoints = checkpoints_of(settings)
+        self._reloading = threading.Lock()
         self._reason = "loading"
         self._thread = threading.Thread(target=self._load, name="load", daemon=True)
-        self.workers = Workers(
-            settings.workers,
-            settings.queue_limit,
-            settings.retry_after_s,
-            prepare=lambda: _set_threads(settings.torch_threads),
-        )
+        threads = (settings.retry_after_s, lambda: _set_threads(settings.torch_threads))
+        self.workers = Workers(settings.workers, settings.queue_limit, *threads)
+        self.writers = Workers(1, settings.write_queue_limit, *threads, name="writer")
 
     @property
     def engine(self) -> Engine:
-        """The engine.
+        """What answers.
 
         Raises:
             NotReadyError: If it is not there (yet).
         """
         if self._engine is None:
-            raise NotReadyError(f"cannot answer yet: {self._reason}", reason=self._reason)
+            raise self._not_ready()
         return self._engine
+
+    @property
+    def writer(self) -> Writer:
+        """What writes.
+
+        Raises:
+            NotReadyError: If it is not there (yet).
+        """
+        if self._writer is None:
+            raise self._not_ready()
+        return self._writer
 
     def start(self) -> None:
         """Begin to load."""
@@ -76,10 +95,85 @@ class Service:
         """Finish running jobs and close the store."""
         self._thread.join(STOP_TIMEOUT_S)
         self.workers.close()
-        if self._store is not None:
-            self._store.close()
+        self.writers.close()
+        if self._builder is not None:
+            self._builder.stop()
+        if self._opened is not None:
+            self._opened.close()
+
+    def reload(self, name: str, folder: str | None) -> dict[str, Any]:
+        """Load a model's checkpoint, make it ready, verify it, and serve with it from then on.
+
+        Args:
+            name: Of the model.
+            folder: Name of a checkpoint beside its present one; None loads that again.
+
+        Raises:
+            UnknownModelError: If there is no such model.
+            CheckpointRejectedError: If the checkpoint cannot serve; the old one still does.
+            NotReadyError: If the service is still loading.
+        """
+        engine = self.engine
+        collection = engine.collection
+        with self._reloading:
+            started = time.perf_counter()
+            old = collection.view.served(name)
+            path = self._checkpoints[name]
+            if path is None:
+                raise UnknownModelError("model", "one that has a checkpoint", repr(name))
+            path = path if folder is None else path.parent / folder
+            view = collection.view
+            state = load_state(path, view.dimension or None, view.embedding_model)
+            if state.reason is not None:
+                raise _rejected(state)
+            model = collection.prepare_model(name, state, rerank=self.settings.rerank)
+            try:
+                engine.warm_up(model.served(collection.view.raw))
+            except Exception as error:
+                log.exception("a checkpoint failed its first query")
+                raise CheckpointRejectedError(
+                    "the checkpoint failed its first query", reason="warm_up_failed"
+                ) from error
+            collection.set_model(model)
+            self._checkpoints[name] = path
+        assert state.checkpoint is not None
+        previous = old.state.checkpoint
+        return {
+            "model": name,
+            "version": state.checkpoint.version,
+            "previous": None if previous is None else previous.version,
+            "status": state.status,
+            "took_ms": round((time.perf_counter() - started) * 1000.0, 3),
+        }
+
+    def gauges(self) -> Gauges | None:
+        """The state that metrics show; None while loading."""
+        if self._engine is None:
+            return None
+        collection = self._engine.collection
+        view = collection.view
+        indexed = min(space.indexed for space in view.spaces)
+        return Gauges(
+            chunks=view.living,
+            documents=len(view.slots.alive_in),
+            dead_slots=view.dead,
+            fresh_slots=view.count - indexed,
+            indexed_slots=indexed,
+            store_version=view.version,
+            indexed_version=collection.indexed_version,
+            seconds_since_build=time.time() - collection.built_at_s,
+            building=collection.building,
+            store_bytes=collection.store.size_bytes(),
+            queue_waiting=self.workers.waiting,
+            queue_limit=self.settings.queue_limit,
+            writes_waiting=self.writers.waiting,
+            writes_limit=self.settings.write_queue_limit,
+            ready=True,
+            models=tuple(_model_gauge(name, one.state) for name, one in view.models.items()),
+        )
 
     def _load(self) -> None:
+        _set_threads(self.settings.torch_threads)
         try:
             engine = self._build()
         except StoreError as error:
@@ -91,50 +185,78 @@ class Service:
             log.exception("not ready: loading failed")
             self._announce("not ready: loading failed, see the log")
         else:
+            # What was loaded stays: the collector of garbage need not look at it again and again.
+            gc.collect()
+            gc.freeze()
             self._engine = engine
-            self._announce(_ready_line(engine))
-            if self.settings.port:
-                self._announce(_example_line(engine, self.settings))
+            self._announce(_ready_line(engine.collection.view))
+            if self.settings.port and engine.collection.view.count:
+                self._announce(_example_line(engine.collection.view, self.settings))
 
     def _build(self) -> Engine:
         settings = self.settings
-        opened = open_store(settings.data)
-        self._store = opened.store
-        info = opened.info
-        state = load_state(settings.checkpoint, info.dimension, info.embedding_model)
-        _report(state, self._announce)
-        library = load_library(settings.data, opened, state)
-        name = settings.embedder or info.embedding_model
-        embed = LazyEmbedder(self._load_embedder, name, info.dimension)
-        engine = Engine(library, state, settings, embed)
+        self._opened = open_collection(settings)
+        collection: Collection = self._opened.collection
+        for name, served in collection.view.models.items():
+            _report(name, served.state, self._announce)
+        name = settings.embedder or collection.view.embedding_model
+        embed = LazyEmbedder(self._load_embedder, name)
+        engine = Engine(collection, settings, embed)
         engine.warm_up()
+        self._writer = Writer(collection, settings, embed)
+        self._builder = Builder(collection)
+        self._builder.start()
         return engine
 
+    def _not_ready(self) -> NotReadyError:
+        return NotReadyError(
+            f"cannot answer yet: {self._reason}",
+            reason=self._reason,
+            retry_after_s=self.settings.retry_after_s,
+        )
 
-def _report(state: ModelState, announce: Callable[[str], None]) -> None:
+
+def _rejected(state: ModelState) -> CheckpointRejectedError:
+    return CheckpointRejectedError(
+        f"the checkpoint cannot serve: {state.detail}", reason=str(state.reason)
+    )
+
+
+def _model_gauge(name: str, state: ModelState) -> ModelGauge:
+    checkpoint = state.checkpoint
+    if checkpoint is None:
+        return ModelGauge(name, "none", "none", state.status)
+    gate = "passed" if checkpoint.passed else "failed"
+    return ModelGauge(name, checkpoint.version, gate, state.status)
+
+
+def _report(name: str, state: ModelState, announce: Callable[[str], None]) -> None:
     if state.reason is None:
         return
-    log.warning("auto answers by %s (%s): %s", state.retrieval, state.reason, state.detail)
-    announce(f"answering by retrieval ({state.reason}): {state.detail}")
+    log.warning("model %s: auto answers by %s (%s)", name, state.retrieval, state.reason)
+    which = "" if name == DEFAULT_MODEL else f"model {name}: "
+    announce(f"{which}answering by retrieval ({state.reason}): {state.detail}")
 
 
-def _ready_line(engine: Engine) -> str:
-    info = engine.library.info
-    mode = "p8" if engine.state.reason is None else f"retrieval by {engine.state.retrieval}"
-    return f"ready: {info.chunks} chunks, {len(engine.library.rows_of)} documents, mode {mode}"
+def _ready_line(view: View) -> str:
+    state = view.models[DEFAULT_MODEL].state
+    mode = "p8" if state.reason is None else f"retrieval by {state.retrieval}"
+    return f"ready: {view.living} chunks, {len(view.slots.alive_in)} documents, mode {mode}"
 
 
-def _example_line(engine: Engine, settings: Settings) -> str:
+def _example_line(view: View, settings: Settings) -> str:
     """A question to paste: what follows the first chunks of the first document long enough."""
-    library = engine.library
-    window = engine.scorer.window
-    rows = next((rows for rows in library.rows_of.values() if len(rows) > window), np.arange(1))
-    body = json.dumps({"context_ids": [library.catalogue.ids[row] for row in rows[:window]]})
-    quoted = shlex.quote(body)
+    window = view.models[DEFAULT_MODEL].scorer.window
+    documents = (view.document(one) for one in list(view.slots.alive_in))
+    slots = next((slots for slots in documents if len(slots) > window), None)
+    if slots is None:
+        slots = view.document(next(iter(view.slots.alive_in)))
+    body = json.dumps({"context_ids": [view.slots.ids[slot] for slot in slots[:window]]})
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    scheme = "http" if settings.tls_certificate is None else "https"
     return (
-        f"try: curl -s http://{host}:{settings.port}/v1/rank "
-        f"-H 'content-type: application/json' -d {quoted}"
+        f"try: curl -s {scheme}://{host}:{settings.port}/v1/rank "
+        f"-H 'content-type: application/json' -d {shlex.quote(body)}"
     )
 
 

@@ -7,6 +7,8 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 
 class JsonFormatter(logging.Formatter):
     """Writes a record, and the ``fields`` given as its extra, as one JSON object."""
@@ -22,7 +24,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info and record.exc_info[1] is not None:
             line["error"] = where(record.exc_info[1])
-        return json.dumps(line, ensure_ascii=False, default=str)
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except orjson.JSONEncodeError:  # such as half a surrogate pair, which UTF-8 cannot hold
+            return json.dumps(line, default=str)
 
 
 def where(error: BaseException) -> dict[str, Any]:

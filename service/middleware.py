@@ -1,5 +1,6 @@
-"""What surrounds every request: its id, its body limit, its log line, and the last resort."""
+"""What surrounds every request: id, body limit, metrics, trace, log line, and the last resort."""
 
+import asyncio
 import logging
 import re
 import time
@@ -13,7 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import PROBLEM_TYPE, BodyTooLargeError, ServiceError
 from service.logs import where
+from service.metrics import CLIENT_CLOSED, UNMATCHED, Metrics
 from service.timing import Stages
+from service.tracing import Exchange, Tracer
 
 log = logging.getLogger("service.request")
 
@@ -26,47 +29,89 @@ DRAIN_TIMES_LIMIT = 4
 class RequestMiddleware:
     """ASGI middleware around the whole application.
 
+    It puts ``request_id`` and ``stages`` into the request's state, and looks there for
+    ``key_name``, the name of the API key if one was used.
+
     Args:
         app: The application.
         body_limit_bytes: Greatest body that is let through.
+        metrics: Where requests are counted, if anywhere.
+        tracer: What makes traces of them, if anything.
     """
 
-    def __init__(self, app: ASGIApp, body_limit_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        body_limit_bytes: int,
+        metrics: Metrics | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._app = app
         self._limit = body_limit_bytes
+        self._metrics = metrics
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event stream."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope)
+        request_id, stages = _request_id(scope), Stages()
         state = scope.setdefault("state", {})
-        state["request_id"], state["stages"] = request_id, Stages()
-        started = time.perf_counter()
+        state["request_id"], state["stages"] = request_id, stages
+        started_s = time.perf_counter()
         status = 0
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [
                     *message.get("headers", []),
                     (b"x-request-id", request_id.encode()),
+                    (b"server-timing", _server_timing(stages, started_s)),
                 ]
             await send(message)
 
         failure: dict[str, Any] | None = None
         try:
-            await self._app(scope, _Limited(receive, self._limit), send_with_id)
+            await self._app(scope, _Limited(receive, self._limit), send_with_headers)
         except ClientDisconnect:
-            status = 499
+            status = CLIENT_CLOSED
+        except asyncio.CancelledError:  # the server is going down and waits no longer
+            status = status or CLIENT_CLOSED
+            raise
         except Exception as error:  # the last resort: say nothing outside, and where inside
             failure = where(error)
+            state["problem"] = ServiceError.code
             if not status:
                 answer = problem_response(ServiceError("the service failed"), request_id)
-                await answer(scope, receive, send_with_id)
-        _log(scope, status, (time.perf_counter() - started) * 1000.0, failure)
+                await answer(scope, receive, send_with_headers)
+        finally:
+            self._finish(scope, status, started_s, failure)
+
+    def _finish(
+        self, scope: Scope, status: int, started_s: float, failure: dict[str, Any] | None
+    ) -> None:
+        state, ended_s = scope["state"], time.perf_counter()
+        stages: Stages = state["stages"]
+        exchange = Exchange(
+            method=scope["method"],
+            route=getattr(scope.get("route"), "path_format", None),
+            scheme=scope.get("scheme", "http"),
+            status=status,
+            problem=state.get("problem"),
+            request_id=state["request_id"],
+            headers=scope["headers"],
+            started_s=started_s,
+            ended_s=ended_s,
+            intervals=stages.intervals,
+        )
+        stages_ms = stages.elapsed_ms
+        if self._metrics is not None:
+            _count(self._metrics, exchange, stages_ms)
+        trace_id = None if self._tracer is None else self._tracer.record(exchange)
+        _log(exchange, stages_ms, failure, state.get("key_name"), trace_id)
 
 
 class _Limited:
@@ -97,15 +142,23 @@ def problem_response(
     error: ServiceError, request_id: str, headers: dict[str, str] | None = None
 ) -> Response:
     """Answer with a problem object."""
-    headers = dict(headers or {})
+    headers = {**error.headers, **(headers or {})}
     if "retry_after_s" in error.members:
         headers["Retry-After"] = str(error.members["retry_after_s"])
-    return Response(
-        orjson.dumps(error.problem(request_id)),
-        status_code=error.status,
-        media_type=PROBLEM_TYPE,
-        headers=headers,
-    )
+    return _Problem(error, request_id, headers)
+
+
+class _Problem(Response):
+    """Tells the middleware its code when it is sent."""
+
+    def __init__(self, error: ServiceError, request_id: str, headers: dict[str, str]) -> None:
+        body = orjson.dumps(error.problem(request_id))
+        super().__init__(body, error.status, headers, PROBLEM_TYPE)
+        self._code = error.code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["problem"] = self._code
+        await super().__call__(scope, receive, send)
 
 
 def _request_id(scope: Scope) -> str:
@@ -115,16 +168,37 @@ def _request_id(scope: Scope) -> str:
     return uuid.uuid4().hex
 
 
-def _log(scope: Scope, status: int, total_ms: float, failure: dict[str, Any] | None) -> None:
-    route = scope.get("route")
+def _server_timing(stages: Stages, started_s: float) -> bytes:
+    total_ms = (time.perf_counter() - started_s) * 1000.0
+    parts = [f"{name};dur={ms:g}" for name, ms in stages.elapsed_ms.items()]
+    return ", ".join([*parts, f"total;dur={total_ms:.3f}"]).encode("latin-1")
+
+
+def _count(metrics: Metrics, exchange: Exchange, stages_ms: dict[str, float]) -> None:
+    seconds = exchange.ended_s - exchange.started_s
+    metrics.request(exchange.method, exchange.route or UNMATCHED, exchange.status, seconds)
+    for name, ms in stages_ms.items():
+        metrics.stage(name, ms)
+    if exchange.problem is not None:
+        metrics.problem(exchange.problem)
+
+
+def _log(
+    exchange: Exchange,
+    stages_ms: dict[str, float],
+    failure: dict[str, Any] | None,
+    key_name: str | None,
+    trace_id: str | None,
+) -> None:
     fields: dict[str, Any] = {
-        "request_id": scope["state"]["request_id"],
-        "method": scope["method"],
-        "route": getattr(route, "path", None),
-        "status": status,
-        "total_ms": round(total_ms, 3),
-        "stages_ms": scope["state"]["stages"].elapsed_ms,
+        "request_id": exchange.request_id,
+        "method": exchange.method,
+        "route": exchange.route,
+        "status": exchange.status,
+        "key": key_name,
+        "total_ms": round((exchange.ended_s - exchange.started_s) * 1000.0, 3),
+        "stages_ms": stages_ms,
     }
-    if failure is not None:
-        fields["error"] = failure
+    more = {"problem": exchange.problem, "trace_id": trace_id, "error": failure}
+    fields.update({name: value for name, value in more.items() if value is not None})
     log.log(logging.ERROR if failure else logging.INFO, "request", extra={"fields": fields})

@@ -19,6 +19,9 @@ from service.errors import ModelUnavailableError, OrderUnavailableError
 
 log = logging.getLogger(__name__)
 
+DEFAULT_MODEL = "default"
+"""Name of the model that answers where a request names none."""
+
 
 class Mode(StrEnum):
     """What a client may ask for."""
@@ -85,13 +88,13 @@ class Choice:
     reason: FallbackReason | None
 
 
-def load_state(path: Path | None, dimension: int, embedding_model: str = "") -> ModelState:
-    """Load a checkpoint for an index; whatever is wrong with it becomes a reason.
+def load_state(path: Path | None, dimension: int | None, embedding_model: str = "") -> ModelState:
+    """Load a checkpoint for a collection; whatever is wrong with it becomes a reason.
 
     Args:
         path: Checkpoint folder, if one was given.
-        dimension: D of the index.
-        embedding_model: What made the vectors of the index; empty if that is not known.
+        dimension: D of the collection; None if it is not decided.
+        embedding_model: What made the vectors of the collection; empty if that is not known.
     """
     if path is None:
         return _state(None, FallbackReason.NO_CHECKPOINT, "no checkpoint was given")
@@ -103,7 +106,7 @@ def load_state(path: Path | None, dimension: int, embedding_model: str = "") -> 
     return dataclasses.replace(state, detail=shown)
 
 
-def _load(path: Path, dimension: int, embedding_model: str) -> ModelState:
+def _load(path: Path, dimension: int | None, embedding_model: str) -> ModelState:
     try:
         checkpoint = load_checkpoint(path)
         _check_numbers(checkpoint)
@@ -116,10 +119,10 @@ def _load(path: Path, dimension: int, embedding_model: str) -> ModelState:
         detail = f"{path}: {type(error).__name__} while loading"
         return _state(None, FallbackReason.CHECKPOINT_INVALID, detail)
     found = checkpoint.model.config.dimension
-    if found != dimension:
+    if dimension is not None and found != dimension:
         detail = f"{path}: expected dimension {dimension} of the index, got {found}"
         return _state(checkpoint, FallbackReason.DIMENSION_MISMATCH, detail)
-    models = _embedding_models(checkpoint)
+    models = embedding_models(checkpoint)
     if embedding_model and models and _bare(embedding_model) not in map(_bare, models):
         named = " and ".join(map(repr, models))
         detail = f"{path}: expected embedding model {embedding_model!r} of the index, got {named}"
@@ -169,7 +172,7 @@ def _state(checkpoint: Checkpoint | None, reason: FallbackReason, detail: str) -
     return ModelState(checkpoint=checkpoint, reason=reason, detail=detail)
 
 
-def _embedding_models(checkpoint: Checkpoint) -> list[str]:
+def embedding_models(checkpoint: Checkpoint) -> list[str]:
     """Name the models whose vectors a checkpoint was trained on, as far as it records them."""
     entries: Any = checkpoint.provenance.get("data")
     vectors = [

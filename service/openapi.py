@@ -7,8 +7,20 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.answers import Problem
 from service.errors import PROBLEM_TYPE
-from service.schemas import OrderBatch, OrderPair, Problem, RankBatch, RankQuery, ScoreQuery
+from service.examples import ANSWERS, REQUESTS, problems_of
+from service.schemas import (
+    Deletion,
+    OrderBatch,
+    OrderPair,
+    RankBatch,
+    RankQuery,
+    Reload,
+    ScoreQuery,
+    SequenceQuery,
+    Upsert,
+)
 
 _REF = "#/components/schemas/{model}"
 _BODIES: tuple[type[BaseModel], ...] = (
@@ -17,65 +29,82 @@ _BODIES: tuple[type[BaseModel], ...] = (
     ScoreQuery,
     OrderPair,
     OrderBatch,
+    SequenceQuery,
+    Upsert,
+    Deletion,
+    Reload,
     Problem,
 )
 
-EXAMPLES: dict[str, dict[str, Any]] = {
-    "rank": {
-        "by ids": {"context_ids": ["a:0", "a:1"], "top_k": 3},
-        "by vectors": {"context": [[0.6, 0.8, 0.0], [0.0, 0.6, 0.8]], "exclude_ids": ["a:7"]},
-        "within documents": {
-            "context_ids": ["a:0"],
-            "filter": {"document_ids": ["a", "b"]},
-            "explain": True,
-        },
-        "explicit candidates": {
-            "context": ["mpkZP83MTD8AAAAA"],
-            "candidates": [{"id": "a:2"}, {"id": "mine", "vector": [0.0, 0.6, 0.8]}],
-            "mode": "p8",
-        },
-        "a batch": {"queries": [{"context_ids": ["a:0"]}, {"context_ids": ["b:0", "b:1"]}]},
-    },
-    "score": {
-        "two candidates": {
-            "context_ids": ["a:0", "a:1"],
-            "candidates": [{"id": "a:2"}, {"vector": [0.0, 0.6, 0.8]}],
+_DESCRIPTIONS = {
+    400: "The request could not be read",
+    401: "No API key, or none that is known",
+    403: "The API key may not do this",
+    404: "No such path, chunk or document",
+    406: "No media type of the answer is accepted",
+    409: "No usable checkpoint for what was asked",
+    413: "Body too large",
+    415: "The body's media type is not read",
+    422: "The body, or a member of it, cannot be used",
+    429: "Too many requests; try again after Retry-After seconds",
+    500: "The service failed; its log knows the request id",
+    501: "No embedder for texts",
+    503: "Not ready; try again after Retry-After seconds",
+    504: "Past the deadline",
+    507: "The store's disk is full",
+}
+_HEADERS = {
+    "Idempotency-Key": "The client's own name for this write. Sent again within a day, the same "
+    "request is answered as before and not written twice.",
+    "X-Request-Timeout": "Seconds that the answer may take.",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the problems that an operation may answer, with an example of each code."""
+    return {
+        status: {
+            "description": _DESCRIPTIONS[status],
+            "content": {
+                PROBLEM_TYPE: {
+                    "schema": {"$ref": _REF.format(model="Problem")},
+                    "examples": {
+                        code: {"value": value} for code, value in problems_of(status).items()
+                    },
+                }
+            },
         }
-    },
-    "order": {
-        "by ids": {"a_id": "a:0", "b_id": "a:1"},
-        "by vectors": {"a": [0.6, 0.8, 0.0], "b": [0.0, 0.6, 0.8]},
-        "several": {"pairs": [{"a_id": "a:0", "b_id": "a:1"}, {"a_id": "a:1", "b_id": "a:0"}]},
-    },
-}
+        for status in sorted({*statuses, 500})
+    }
 
 
-def _problem(description: str) -> dict[str, Any]:
-    schema = {"$ref": _REF.format(model="Problem")}
-    return {"description": description, "content": {PROBLEM_TYPE: {"schema": schema}}}
+def answers(name: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe what an operation answers: an example, and the problems of some statuses."""
+    content = {"application/json": {"example": ANSWERS[name]}}
+    return {200: {"content": content}, **problems(*statuses)}
 
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    404: _problem("No such path, chunk or document"),
-    409: _problem("No usable checkpoint for what was asked"),
-    413: _problem("Body too large"),
-    422: _problem("The body, or a member of it, cannot be used"),
-    429: _problem("Queue full; try again after Retry-After seconds"),
-    500: _problem("The service failed; its log knows the request id"),
-    501: _problem("No embedder for texts"),
-    503: _problem("Not ready"),
-    504: _problem("Past the deadline"),
-}
-
-
-def body_of(name: str, *kinds: type[BaseModel]) -> dict[str, Any]:
+def body_of(name: str, *kinds: type[BaseModel], headers: tuple[str, ...] = ()) -> dict[str, Any]:
     """Describe a request body that is one of some models, with the examples of that name."""
     schemas = [{"$ref": _REF.format(model=kind.__name__)} for kind in kinds]
-    content = {
-        "schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas},
-        "examples": {title: {"value": value} for title, value in EXAMPLES[name].items()},
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    shown = {title: {"value": value} for title, value in REQUESTS[name].items()}
+    content: dict[str, Any] = {
+        "application/json": {"schema": schema, "examples": shown},
+        "application/msgpack": {"schema": schema},
     }
-    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+    parameters = [
+        {
+            "name": header,
+            "in": "header",
+            "required": False,
+            "description": _HEADERS[header],
+            "schema": {"type": "string"},
+        }
+        for header in headers
+    ]
+    body = {"requestBody": {"required": name != "reload", "content": content}}
+    return body | ({"parameters": parameters} if parameters else {})
 
 
 def describe(app: FastAPI) -> dict[str, Any]:

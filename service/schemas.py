@@ -1,8 +1,8 @@
-"""Request and answer bodies, as OpenAPI shows them.
+"""Request bodies, and how they are checked.
 
 Requests are checked by these models, except for the vectors in them, which ``service.vectors``
-decodes far faster than a schema could. Answers are written by ``service.encode``; their models here
-describe them and are never run.
+decodes far faster than a schema could, and for limits that are settings, which have errors of
+their own.
 """
 
 from typing import Annotated, Any, Literal, TypeVar
@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from service.errors import InvalidRequestError
+from service.filters import ChunkFilter
+from service.modes import DEFAULT_MODEL
 
-TOP_K_LIMIT = 1000
 EXCLUDE_LIMIT = 10_000
-TEXT_LIMIT = 100_000
 SHOWN_CHARACTERS = 40
 
 Vector = Annotated[
@@ -30,7 +30,9 @@ Vector = Annotated[
     ),
 ]
 ChunkId = Annotated[str, Field(min_length=1, max_length=1024)]
+Text = Annotated[str, Field(min_length=1)]
 ModeName = Literal["auto", "p8", "retrieval"]
+ModelLabel = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class Body(BaseModel):
@@ -40,6 +42,13 @@ class Body(BaseModel):
 
 
 BodyT = TypeVar("BodyT", bound=Body)
+
+
+def _exactly_one(body: Body, forms: tuple[str, ...]) -> None:
+    given = [name for name in forms if getattr(body, name) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        raise ValueError(f"expected exactly one of {', '.join(forms)}, got {found}")
 
 
 class Candidate(Body):
@@ -55,30 +64,32 @@ class Candidate(Body):
         return self
 
 
-class ChunkFilter(Body):
-    """Which indexed chunks may be answered."""
+class Place(Body):
+    """A place in a document: the window that ends there is meant."""
 
-    document_ids: Annotated[list[ChunkId], Field(min_length=1, max_length=EXCLUDE_LIMIT)]
+    document_id: ChunkId
+    position: int
 
 
-class ContextBody(Body):
-    """A context window, oldest chunk first: exactly one of its three forms."""
+class ModelBody(Body):
+    """What a question to a model shares."""
+
+    model: ModelLabel = DEFAULT_MODEL
+
+
+class ContextBody(ModelBody):
+    """A context window, oldest chunk first: exactly one of its four forms."""
 
     context: list[Vector] | None = None
     context_ids: list[ChunkId] | None = None
-    context_texts: list[Annotated[str, Field(min_length=1, max_length=TEXT_LIMIT)]] | None = None
+    context_texts: list[Text] | None = None
+    context_at: Place | None = None
     mode: ModeName = "auto"
     rerank: bool = True
 
     @model_validator(mode="after")
     def _one_form(self) -> "ContextBody":
-        forms = ("context", "context_ids", "context_texts")
-        given = [name for name in forms if getattr(self, name) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) or "none"
-            raise ValueError(
-                f"expected exactly one of context, context_ids, context_texts, got {found}"
-            )
+        _exactly_one(self, ("context", "context_ids", "context_texts", "context_at"))
         return self
 
 
@@ -88,13 +99,22 @@ class RankQuery(ContextBody):
     candidates: Annotated[list[Candidate], Field(min_length=1)] | None = None
     filter: ChunkFilter | None = None
     exclude_ids: Annotated[list[ChunkId], Field(max_length=EXCLUDE_LIMIT)] = []
-    top_k: Annotated[int, Field(ge=1, le=TOP_K_LIMIT)] = 10
+    only_unseen: bool = Field(
+        default=False,
+        description="Leave out what lies before the window's end in its document.",
+    )
+    max_per_document: Annotated[int, Field(ge=1)] | None = None
+    top_k: Annotated[int, Field(ge=1)] = 10
     explain: bool = False
 
     @model_validator(mode="after")
-    def _filter_is_for_the_index(self) -> "RankQuery":
-        if self.candidates is not None and self.filter is not None:
-            raise ValueError("expected candidates or a filter of the index, got both")
+    def _the_index_alone(self) -> "RankQuery":
+        for name in ("filter", "max_per_document"):
+            if self.candidates is not None and getattr(self, name) is not None:
+                raise ValueError(f"expected candidates or {name}, got both")
+        by_place = self.context_ids is not None or self.context_at is not None
+        if self.only_unseen and not by_place:
+            raise ValueError("expected context_ids or context_at with only_unseen, got neither")
         return self
 
 
@@ -110,7 +130,7 @@ class ScoreQuery(ContextBody):
     candidates: Annotated[list[Candidate], Field(min_length=1)]
 
 
-class OrderPair(Body):
+class OrderPair(ModelBody):
     """Two chunks, by vector or by the id of an indexed chunk."""
 
     a: Vector = None
@@ -135,139 +155,62 @@ class OrderBatch(Body):
     pairs: Annotated[list[OrderPair], Field(min_length=1)]
 
 
-class ScoreParts(BaseModel):
-    """The parts that sum to a score."""
+class SequenceQuery(ModelBody):
+    """In which order do these read? A bag in exactly one of its four forms."""
 
-    mixture: float = Field(description="Cosine of query and candidate, in the space of the answer.")
-    order: float = Field(description="Weighted log-odds that the candidate follows the last chunk.")
-    rerank: float = Field(
-        description="What the re-ranker adds in the light of the whole set, or 0."
+    chunks: list[Vector] | None = None
+    ids: list[ChunkId] | None = None
+    texts: list[Text] | None = None
+    document_id: ChunkId | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "SequenceQuery":
+        _exactly_one(self, ("chunks", "ids", "texts", "document_id"))
+        return self
+
+
+class NewChunk(Body):
+    """A chunk to be written: with a vector, or with a text that the service embeds, or both."""
+
+    id: ChunkId
+    document_id: ChunkId
+    position: Annotated[int, Field(ge=-(2**63), lt=2**63)]
+    vector: Vector = None
+    text: str | None = None
+    metadata: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _something_to_index(self) -> "NewChunk":
+        if self.vector is None and not self.text:
+            raise ValueError("expected a vector or a text, got neither")
+        return self
+
+
+class Upsert(Body):
+    """Chunks to be written, all or none; those that have these ids are replaced."""
+
+    chunks: Annotated[list[NewChunk], Field(min_length=1)]
+
+
+class Deletion(Body):
+    """Chunks to be deleted: those of some ids, or those that pass a filter."""
+
+    ids: Annotated[list[ChunkId], Field(min_length=1)] | None = None
+    filter: ChunkFilter | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "Deletion":
+        _exactly_one(self, ("ids", "filter"))
+        return self
+
+
+class Reload(Body):
+    """A checkpoint to be loaded again, or another one that stands beside it."""
+
+    model: ModelLabel = DEFAULT_MODEL
+    checkpoint: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = Field(
+        default=None, description="Name of a folder beside the model's present one."
     )
-
-
-class RankedChunk(BaseModel):
-    """A result; members that a bare candidate vector cannot have are null."""
-
-    id: str | None
-    document_id: str | None
-    position: int | None
-    score: float
-    parts: ScoreParts
-    text: str | None
-    metadata: dict[str, Any] | None
-    candidate: int | None = Field(
-        default=None, description="Place in the request's candidates, where there were any."
-    )
-
-
-class AnsweringModel(BaseModel):
-    """What scored an answer."""
-
-    version: str | None = Field(description="Checkpoint version, null where none took part.")
-    method: Literal["p8", "tower", "direct"]
-    space: Literal["raw", "learned"]
-    gate: Literal["passed", "failed"] | None
-    embedding_model: str
-
-
-class Neighbours(BaseModel):
-    """What retrieval alone would have answered."""
-
-    method: Literal["tower", "direct"]
-    results: list[RankedChunk]
-
-
-FallbackName = Literal[
-    "no_checkpoint",
-    "gate_failed",
-    "checkpoint_invalid",
-    "dimension_mismatch",
-    "model_mismatch",
-    "deadline",
-]
-
-
-class ScoreAnswer(BaseModel):
-    """Candidates and their scores, in the given order."""
-
-    mode: Literal["p8", "retrieval"]
-    fallback_reason: FallbackName | None
-    model: AnsweringModel
-    index_version: int
-    alpha: list[float] = Field(description="Weight of each context chunk; zeros for the tower.")
-    results: list[RankedChunk]
-    timings_ms: dict[str, float]
-
-
-class RankAnswer(ScoreAnswer):
-    """Ranked chunks, best first."""
-
-    explain: Neighbours | None = None
-
-
-class RankAnswers(BaseModel):
-    """One answer a query."""
-
-    answers: list[RankAnswer]
-
-
-class OrderAnswer(BaseModel):
-    """Probability that b comes after a; with a and b swapped it is exactly 1 minus that."""
-
-    p_b_after_a: float
-
-
-class OrderAnswers(BaseModel):
-    """One answer a pair."""
-
-    answers: list[OrderAnswer]
-
-
-class Chunk(BaseModel):
-    """An indexed chunk."""
-
-    id: str
-    document_id: str
-    position: int
-    text: str
-    metadata: dict[str, Any]
-
-
-class DocumentSummary(BaseModel):
-    """An indexed document."""
-
-    id: str
-    title: str | None
-    chunks: int
-
-
-class Documents(BaseModel):
-    """A page of the documents, in index order."""
-
-    total: int
-    documents: list[DocumentSummary]
-
-
-class Document(DocumentSummary):
-    """An indexed document with its chunks, in order."""
-
-    content: list[Chunk]
-
-
-class Problem(BaseModel):
-    """RFC 9457 problem details."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    request_id: str
-    field: str | None = None
-    expected: str | None = None
-    actual: str | None = None
-    reason: str | None = None
-    retry_after_s: int | None = None
 
 
 def check(kind: type[BodyT], body: object) -> BodyT:

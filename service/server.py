@@ -1,15 +1,14 @@
 """One uvicorn worker around the application."""
 
 import socket
+import ssl
 from collections.abc import Callable
 
 import uvicorn
 
 from service.app import create_app
 from service.embedding import LoadEmbedder, load_installed
-from service.settings import Settings
-
-GRACE_S = 10
+from service.settings import Settings, SettingsError, flag_of, variable_of
 
 
 class Server(uvicorn.Server):
@@ -31,7 +30,7 @@ class Server(uvicorn.Server):
         if self.started:
             bound = self.servers[0].sockets[0].getsockname()
             host = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-            self.url = f"http://{host}:{bound[1]}"
+            self.url = f"{'https' if self.config.is_ssl else 'http'}://{host}:{bound[1]}"
             self._announce(f"listening on {self.url}")
 
 
@@ -47,7 +46,11 @@ def build_server(
         settings: All settings.
         load_embedder: Loads an embedding model by name, at the first text.
         announce: Told single lines for a person: address, checkpoint, readiness.
+
+    Raises:
+        SettingsError: If a file or a package that a setting needs is missing or unfit.
     """
+    _check_tls(settings)
     app = create_app(settings, load_embedder=load_embedder, announce=announce)
     config = uvicorn.Config(
         app,
@@ -57,6 +60,36 @@ def build_server(
         access_log=False,
         lifespan="on",
         server_header=False,
-        timeout_graceful_shutdown=GRACE_S,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+        timeout_graceful_shutdown=settings.drain_s,
     )
     return Server(config, announce)
+
+
+def _check_tls(settings: Settings) -> None:
+    """Load certificate and key once, since uvicorn would only tell by a traceback."""
+    name = "tls_certificate"
+    try:
+        if settings.tls_certificate is None:
+            if settings.tls_key is None:
+                return
+            raise ValueError(f"a certificate is needed beside {flag_of('tls_key')}")
+        for name in ("tls_key", "tls_certificate"):
+            path = getattr(settings, name)
+            if path is not None:
+                path.read_bytes()
+        # An encrypted key fails by the empty password; without one, a person would be asked.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            settings.tls_certificate, settings.tls_key, password=""
+        )
+    except ssl.SSLError as error:
+        why = (error.reason or "not PEM").replace("_", " ").lower()
+        trouble = f"{settings.tls_certificate} does not load with its key: {why}"
+    except OSError as error:
+        trouble = f"{error.filename}: {error.strerror}"
+    except ValueError as error:
+        trouble = str(error)
+    else:
+        return
+    raise SettingsError(f"{flag_of(name)} ({variable_of(name)}): {trouble}")

@@ -1,259 +1,397 @@
 """The store: one SQLite file that is the truth about chunks, texts, metadata and raw vectors.
 
 WAL with full synchronisation: what was acknowledged survives a killed process. Everything else in
-the data folder is derived from it and can be rebuilt.
+the data folder is derived from it and can be rebuilt. Rows are never changed and never numbered
+twice: a chunk that is written again gets a new row.
 
 Shapes: N chunks, D dimension.
 """
 
+import contextlib
+import itertools
 import json
 import sqlite3
 import threading
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
-from models.scoring import Floats
-from service.errors import StoreChangedError
+from models.index import Rows
+from service.errors import IdempotencyKeyReusedError, StorageFullError
+from service.migrations import SchemaError, migrate, readable_version
+from service.rows import CHUNKS_A_BLOCK, INSERT, chunks_of, info_of, values_of, walk
+from service.rows import ChunkRow as ChunkRow
+from service.rows import Kind as Kind
+from service.rows import StoreError as StoreError
+from service.rows import StoreInfo as StoreInfo
 
-SCHEMA_VERSION = 1
 STORE_FILE = "store.sqlite"
 BUSY_TIMEOUT_S = 30.0
-IDS_A_STATEMENT = 500
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS chunks (
-    row INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    document_id TEXT NOT NULL,
-    position INTEGER NOT NULL,
-    text TEXT NOT NULL,
-    metadata TEXT NOT NULL,
-    vector BLOB NOT NULL
-);
-CREATE INDEX IF NOT EXISTS chunks_by_document ON chunks (document_id, position);
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
-
-
-class StoreError(ValueError):
-    """The store is missing, damaged, empty or of another schema; the message says which."""
+NAMES_A_STATEMENT = 500
+IDEMPOTENCY_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChunkRow:
-    """A chunk as it is stored."""
+class IdempotencyKey:
+    """A client's own name for one write, so that sending it again does not write again."""
 
-    id: str
-    document_id: str
-    position: int
-    text: str
-    metadata: dict[str, Any]
-    vector_D: Floats
+    key: str
+    request: str
+    """Digest of what was asked; the same key with another one is a mistake."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoreInfo:
-    """What the store says about itself."""
+class Written:
+    """A committed change."""
 
-    store_id: str
-    """Random, made with the file, so that versions of two stores are never confused."""
     version: int
-    """Counts the changes since then."""
-    chunks: int
-    dimension: int
-    embedding_model: str
-    name: str
-    source: str
-    """Fingerprint of the prepared data that it was filled from."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Catalogue:
-    """Ids and places of all chunks, in row order."""
-
-    ids: list[str]
-    document_ids: list[str]
-    positions: list[int]
+    rows: list[int]
+    """Row numbers of the chunks that were written, in their order."""
+    deleted: int
+    """Chunks that were deleted by id."""
+    replayed: bool
+    """Whether the idempotency key had been seen, so that nothing was written now."""
+    count: int
+    """Chunks that were upserted or deleted, then if it is a replay."""
 
 
 class Store:
-    """One connection to the store, safe to share between threads.
+    """The store's connections: one that writes, and one for each thread that reads.
 
     Args:
         path: The SQLite file.
         create: Whether to make it if it is not there.
+        read_only: Whether to leave it as it is, of whatever schema version. Such a store may be
+            opened beside a running service.
 
     Raises:
         StoreError: If it is not there (and not to be made), or cannot be used.
     """
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    def __init__(self, path: Path, *, create: bool = False, read_only: bool = False) -> None:
         if not create and not path.is_file():
             raise StoreError(f"{path}: no such store; 'python -m service index' makes one")
-        self._lock = threading.Lock()
+        self.path = path
+        self._read_only = read_only
+        self._writing = threading.Lock()
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
         try:
-            self._db = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
-        except sqlite3.OperationalError as error:
-            raise StoreError(f"{path}: cannot be opened: {error}") from error
-        try:
-            self._prepare(path, create)
+            self._db = self._connect()
+            if read_only:
+                self.migrated = readable_version(self._db)
+            else:
+                self.migrated = migrate(self._db, create=create)
+                self._db.execute("PRAGMA journal_mode=WAL")
         except sqlite3.DatabaseError as error:
-            self._db.close()
+            self.close()
             raise StoreError(f"{path}: not a usable SQLite store: {error}") from error
-        except StoreError:
-            self._db.close()
-            raise
-
-    def _prepare(self, path: Path, create: bool) -> None:
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-        if found == 0 and create:
-            self._db.executescript(_SCHEMA)
-            self._db.execute(
-                "INSERT OR IGNORE INTO meta VALUES ('store_id', ?), ('version', '0')",
-                (uuid.uuid4().hex,),
-            )
-            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        elif found != SCHEMA_VERSION:
-            raise StoreError(f"{path}: expected schema version {SCHEMA_VERSION}, got {found}")
+        except SchemaError as error:
+            self.close()
+            raise StoreError(f"{path}: {error}") from error
 
     def close(self) -> None:
-        """Close the connection."""
-        with self._lock:
-            self._db.close()
+        """Close all connections."""
+        with self._writing:
+            while self._connections:
+                self._connections.pop().close()
 
-    def info(self) -> StoreInfo | None:
-        """Read what the store says about itself, or None before it was first filled."""
-        with self._transaction("DEFERRED"):
-            meta = dict(self._db.execute("SELECT key, value FROM meta"))
-            count = int(self._db.execute("SELECT count(*) FROM chunks").fetchone()[0])
-        if "source" not in meta or not count:
-            return None
-        return StoreInfo(
-            store_id=meta["store_id"],
-            version=int(meta["version"]),
-            chunks=count,
-            dimension=int(meta["dimension"]),
-            embedding_model=meta["embedding_model"],
-            name=meta["name"],
-            source=meta["source"],
-        )
+    def info(self) -> StoreInfo:
+        """Read what the store says about itself.
 
-    def replace(
+        Raises:
+            StoreError: If it is damaged.
+        """
+        try:
+            with self._snapshot() as db:
+                return info_of(db)
+        except (sqlite3.DatabaseError, KeyError, ValueError) as error:
+            raise StoreError(f"{self.path}: damaged: {error}") from error
+
+    def write(
         self,
-        rows: Iterable[ChunkRow],
+        upserts: Sequence[ChunkRow],
+        delete_ids: Sequence[str] = (),
         *,
-        dimension: int,
-        embedding_model: str,
-        name: str,
-        source: str,
-    ) -> None:
-        """Replace all chunks in one transaction; readers see the old ones or the new.
+        kind: Kind | None = None,
+        key: IdempotencyKey | None = None,
+    ) -> Written:
+        """Write and delete chunks in one transaction: all of it is committed, or nothing.
+
+        Args:
+            upserts: Chunks, which replace those with the same ids. Their ids differ.
+            delete_ids: Ids to delete; unknown ones count for nothing.
+            kind: Recorded if the store has none yet.
+            key: Looked up first, and recorded with the answer.
+
+        Raises:
+            IdempotencyKeyReusedError: If the key came with another request before.
+            StorageFullError: If the disk is full.
+        """
+        with self._transaction() as db:
+            if key is not None and (earlier := _replay(db, key)) is not None:
+                return earlier
+            deleted = _delete(db, delete_ids)
+            _delete(db, [chunk.id for chunk in upserts])
+            rows = [_insert(db, chunk) for chunk in upserts]
+            if kind is not None and rows:
+                _remember(db, kind)
+            if rows or deleted:
+                _count_change(db)
+            written = Written(
+                version=_store_version(db),
+                rows=rows,
+                deleted=deleted,
+                replayed=False,
+                count=len(rows) + deleted,
+            )
+            if key is not None:
+                _record(db, key, written)
+            return written
+
+    def merge(self, chunks: Iterable[ChunkRow], *, kind: Kind, name: str) -> int:
+        """Write any number of chunks in one transaction, in bounded memory.
+
+        Args:
+            chunks: Chunks, which replace those with the same ids. Their ids differ.
+            kind: Recorded if the store has none yet.
+            name: The same.
+
+        Returns:
+            How many of them replaced another.
+
+        Raises:
+            StorageFullError: If the disk is full.
+            StoreError: If the file cannot be written.
+        """
+        rest, replaced = iter(chunks), 0
+        try:
+            with self._transaction() as db:
+                while some := list(itertools.islice(rest, NAMES_A_STATEMENT)):
+                    replaced += _delete(db, [chunk.id for chunk in some])
+                    db.executemany(INSERT, map(values_of, some))
+                _remember(db, kind)
+                db.execute("INSERT OR IGNORE INTO meta VALUES ('name', ?)", (name,))
+                _count_change(db)
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"store: could not be written: {error}") from error
+        return replaced
+
+    def replace(self, chunks: Iterable[ChunkRow], *, kind: Kind, name: str, source: str) -> None:
+        """Replace all chunks in one transaction.
 
         Raises:
             StoreError: If an id stands twice, or the file cannot be written.
         """
         about = {
-            "dimension": str(dimension),
-            "embedding_model": embedding_model,
+            "dimension": str(kind.dimension),
+            "embedding_model": kind.embedding_model,
             "name": name,
             "source": source,
         }
         try:
-            with self._transaction("IMMEDIATE"):
-                self._db.execute("DELETE FROM chunks")
-                self._db.executemany(
-                    "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (_values(row, chunk) for row, chunk in enumerate(rows)),
-                )
-                self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", about.items())
-                self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'version'")
+            with self._transaction() as db:
+                db.execute("DELETE FROM chunks")
+                db.executemany(INSERT, map(values_of, chunks))
+                db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", about.items())
+                db.execute("UPDATE meta SET value = value + 1 WHERE key = 'version'")
         except sqlite3.DatabaseError as error:
             raise StoreError(f"store: could not be written: {error}") from error
 
-    def catalogue(self) -> Catalogue:
-        """Read ids and places of all chunks, in row order."""
-        with self._lock:
-            found = self._db.execute(
-                "SELECT id, document_id, position FROM chunks ORDER BY row"
-            ).fetchall()
-        return Catalogue(
-            ids=[row[0] for row in found],
-            document_ids=[row[1] for row in found],
-            positions=[row[2] for row in found],
-        )
+    def row_numbers(self) -> Rows:
+        """Read the numbers of all rows, rising."""
+        rows = [row for (row,) in self._reader().execute("SELECT row FROM chunks ORDER BY row")]
+        return np.array(rows, np.int64)
 
-    def vectors(self, dimension: int) -> Floats:
-        """Read all raw unit vectors (N, D), in row order.
+    def blocks(self, after: int) -> Iterator[tuple[list[int], list[ChunkRow]]]:
+        """Walk the chunks of rows after one, without their texts, as they stand at one moment.
+
+        Yields:
+            Rising row numbers, and their chunks.
 
         Raises:
-            StoreError: If a stored vector is not a unit vector of that dimension.
+            StoreError: If a vector is not a unit vector of the store's dimension, or the file is
+                damaged.
         """
-        with self._lock:
-            blobs = [row[0] for row in self._db.execute("SELECT vector FROM chunks ORDER BY row")]
-        if any(len(blob) != 4 * dimension for blob in blobs):
-            raise StoreError(f"store: expected vectors of {dimension} float32, got another length")
-        vectors_ND = np.frombuffer(bytearray().join(blobs), "<f4").reshape(-1, dimension)
-        squares_N = np.einsum("nd,nd->n", vectors_ND, vectors_ND)
-        if not (np.abs(squares_N - 1.0) < 1e-3).all():
-            raise StoreError("store: expected unit vectors, got another length")
-        return np.ascontiguousarray(vectors_ND, np.float32)
-
-    def contents(self, ids: Sequence[str], version: int) -> dict[str, tuple[str, dict[str, Any]]]:
-        """Read text and metadata of chunks by id.
-
-        Args:
-            ids: Which chunks; unknown ones are left out.
-            version: Store version that the caller works with.
-
-        Raises:
-            StoreChangedError: If the store has another version by now.
-        """
-        found: dict[str, tuple[str, dict[str, Any]]] = {}
-        with self._transaction("DEFERRED"):
-            stored = self._db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
-            if int(stored[0]) != version:
-                raise StoreChangedError(
-                    f"the store is at version {stored[0]} and this service loaded {version}; "
-                    "restart it"
+        dimension = self.info().dimension or 0
+        try:
+            with self._snapshot() as db:
+                found = db.execute(
+                    "SELECT id, document_id, position, metadata, '', vector, row FROM chunks "
+                    "WHERE row > ? ORDER BY row",
+                    (after,),
                 )
-            for start in range(0, len(ids), IDS_A_STATEMENT):
-                some = ids[start : start + IDS_A_STATEMENT]
-                marks = ",".join("?" * len(some))
-                for row in self._db.execute(
-                    f"SELECT id, text, metadata FROM chunks WHERE id IN ({marks})", some
-                ):
-                    found[row[0]] = (row[1], json.loads(row[2]))
+                while some := found.fetchmany(CHUNKS_A_BLOCK):
+                    yield [chunk[-1] for chunk in some], chunks_of(some, dimension)
+        except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
+            raise StoreError(f"{self.path}: damaged: {error}") from error
+
+    def whole_chunks(self) -> Iterator[ChunkRow]:
+        """Walk all chunks with their texts, in row order, as they stand at one moment."""
+        with self.at_one_moment() as (_, chunks):
+            yield from chunks()
+
+    @contextlib.contextmanager
+    def at_one_moment(self) -> Iterator[tuple[StoreInfo, Callable[[], Iterator[ChunkRow]]]]:
+        """Hold on to the store as it stands: what it says about itself, and what walks its chunks.
+
+        Yields:
+            Both; the walk may be made more than once, and tells the same each time.
+
+        Raises:
+            StoreError: If it is damaged.
+        """
+        try:
+            with self._snapshot() as db:
+                info = info_of(db)
+                yield info, lambda: walk(db, info.dimension or 0)
+        except (sqlite3.DatabaseError, json.JSONDecodeError, KeyError) as error:
+            raise StoreError(f"{self.path}: damaged: {error}") from error
+
+    def contents(self, rows: Sequence[int]) -> dict[int, tuple[str, dict[str, Any]]]:
+        """Read text and metadata of some rows; those that were deleted are left out."""
+        found: dict[int, tuple[str, dict[str, Any]]] = {}
+        db = self._reader()
+        for some in _portions(rows):
+            marks = ",".join("?" * len(some))
+            for row, text, metadata in db.execute(
+                f"SELECT row, text, metadata FROM chunks WHERE row IN ({marks})", some
+            ):
+                found[row] = (text, orjson.loads(metadata))
         return found
 
-    @contextmanager
-    def _transaction(self, kind: str) -> Iterator[None]:
-        with self._lock:
-            self._db.execute(f"BEGIN {kind}")
+    def size_bytes(self) -> int:
+        """Bytes of the file and its log."""
+        parts = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        return sum(part.stat().st_size for part in parts if part.exists())
+
+    def back_up(self, target: Path) -> None:
+        """Copy the store while it is used; the copy is one file, as of one moment."""
+        copy = sqlite3.connect(target, isolation_level=None)
+        try:
+            self._reader().backup(copy)
+            # The copy's rows will go on otherwise, so indexes of this store must not pass for its.
+            copy.execute("UPDATE meta SET value = ? WHERE key = 'store_id'", (uuid.uuid4().hex,))
+            # One file, without a log beside it; the service turns the log on again.
+            copy.execute("PRAGMA journal_mode=DELETE")
+        finally:
+            copy.close()
+
+    def check(self) -> None:
+        """Have SQLite look at all of the file.
+
+        Raises:
+            StoreError: If it is damaged.
+        """
+        found = self._reader().execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != "ok":
+            raise StoreError(f"{self.path}: damaged: {found}")
+
+    def _connect(self) -> sqlite3.Connection:
+        mode = "ro" if self._read_only else "rwc"
+        db = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode={mode}",
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+            uri=True,
+        )
+        self._connections.append(db)
+        db.execute("PRAGMA synchronous=FULL")
+        return db
+
+    def _reader(self) -> sqlite3.Connection:
+        """This thread's connection: readers wait neither for the writer nor for each other."""
+        db: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if db is None:
+            db = self._local.db = self._connect()
+        return db
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        db = self._reader()
+        db.execute("BEGIN")
+        try:
+            yield db
+        finally:
+            db.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._writing:
             try:
-                yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    # SQLite itself rolls back when the disk is full.
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+                    raise
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                    raise StorageFullError("the store's disk is full") from error
                 raise
-            self._db.execute("COMMIT")
 
 
-def _values(row: int, chunk: ChunkRow) -> tuple[object, ...]:
-    return (
-        row,
-        chunk.id,
-        chunk.document_id,
-        chunk.position,
-        chunk.text,
-        json.dumps(chunk.metadata, ensure_ascii=False),
-        chunk.vector_D.astype("<f4").tobytes(),
+def _replay(db: sqlite3.Connection, key: IdempotencyKey) -> Written | None:
+    oldest_s = time.time() - IDEMPOTENCY_S
+    db.execute("DELETE FROM idempotency WHERE written_s < ?", (oldest_s,))
+    found = db.execute("SELECT request, answer FROM idempotency WHERE key = ?", (key.key,))
+    earlier = found.fetchone()
+    if earlier is None:
+        return None
+    if earlier[0] != key.request:
+        raise IdempotencyKeyReusedError(
+            "Idempotency-Key", "a new key for a new request", "one that came with another request"
+        )
+    answer = json.loads(earlier[1])
+    return Written(rows=[], deleted=0, replayed=True, **answer)
+
+
+def _record(db: sqlite3.Connection, key: IdempotencyKey, written: Written) -> None:
+    answer = json.dumps({"version": written.version, "count": written.count})
+    db.execute(
+        "INSERT INTO idempotency VALUES (?, ?, ?, ?)", (key.key, key.request, answer, time.time())
     )
+
+
+def _remember(db: sqlite3.Connection, kind: Kind) -> None:
+    about = (("dimension", str(kind.dimension)), ("embedding_model", kind.embedding_model))
+    db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", about)
+
+
+def _count_change(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE meta SET value = value + 1 WHERE key = 'version'")
+    # Other data than it was filled from, from now on.
+    db.execute("DELETE FROM meta WHERE key = 'source'")
+
+
+def _store_version(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()[0])
+
+
+def _delete(db: sqlite3.Connection, ids: Sequence[str]) -> int:
+    deleted = 0
+    for some in _portions(ids):
+        marks = ",".join("?" * len(some))
+        deleted += db.execute(f"DELETE FROM chunks WHERE id IN ({marks})", some).rowcount
+    return deleted
+
+
+def _insert(db: sqlite3.Connection, chunk: ChunkRow) -> int:
+    row = db.execute(INSERT, values_of(chunk)).lastrowid
+    assert row is not None
+    return row
+
+
+def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(values), NAMES_A_STATEMENT):
+        yield values[start : start + NAMES_A_STATEMENT]

@@ -1,14 +1,27 @@
 """Stage timings of one request, and its deadline."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 Clock = Callable[[], float]
 
+# A batch has its stages once a query; so many are kept as intervals, and all count in the sums.
+INTERVALS_KEPT = 256
+
+
+class Interval(NamedTuple):
+    """One run of a stage; times in seconds of the clock."""
+
+    name: str
+    start_s: float
+    end_s: float
+
 
 class Stages:
-    """Adds up the milliseconds that each named stage took.
+    """Adds up the milliseconds that each named stage took; any thread may add and read.
 
     Args:
         clock: Seconds, monotonic.
@@ -16,7 +29,21 @@ class Stages:
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self._clock = clock
-        self.elapsed_ms: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._elapsed_ms: dict[str, float] = {}
+        self._intervals: list[Interval] = []
+
+    @property
+    def elapsed_ms(self) -> dict[str, float]:
+        """Milliseconds of each stage so far, in the order in which they first ended."""
+        with self._lock:
+            return {name: round(ms, 3) for name, ms in self._elapsed_ms.items()}
+
+    @property
+    def intervals(self) -> list[Interval]:
+        """When each stage ran, up to ``INTERVALS_KEPT`` of them."""
+        with self._lock:
+            return list(self._intervals)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -25,11 +52,29 @@ class Stages:
         try:
             yield
         finally:
-            self.add(name, (self._clock() - start) * 1000.0)
+            end = self._clock()
+            self._keep({name: (end - start) * 1000.0}, [Interval(name, start, end)])
 
     def add(self, name: str, ms: float) -> None:
-        """Add milliseconds to a stage."""
-        self.elapsed_ms[name] = round(self.elapsed_ms.get(name, 0.0) + ms, 3)
+        """Add milliseconds that end now to a stage."""
+        end = self._clock()
+        self._keep({name: ms}, [Interval(name, end - ms / 1000.0, end)])
+
+    def absorb(self, other: "Stages") -> None:
+        """Add all that another has timed by the same clock, such as one query of a batch."""
+        with other._lock:
+            elapsed_ms, intervals = dict(other._elapsed_ms), list(other._intervals)
+        self._keep(elapsed_ms, intervals)
+
+    def _keep(self, elapsed_ms: dict[str, float], intervals: list[Interval]) -> None:
+        with self._lock:
+            for name, ms in elapsed_ms.items():
+                self._elapsed_ms[name] = self._elapsed_ms.get(name, 0.0) + ms
+            self._intervals += intervals[: INTERVALS_KEPT - len(self._intervals)]
+
+
+class GoneError(Exception):
+    """Nobody waits for the answer any more."""
 
 
 class Deadline:
@@ -44,8 +89,22 @@ class Deadline:
         self.limit_ms = limit_ms
         self._clock = clock
         self._at_s = clock() + limit_ms / 1000.0
+        self._gone = False
 
     @property
     def passed(self) -> bool:
         """Whether the moment has come."""
         return self._clock() > self._at_s
+
+    def cancel(self) -> None:
+        """Tell whoever works on the request, in any thread, that nobody waits any more."""
+        self._gone = True
+
+    def check(self) -> None:
+        """Stop if nobody waits any more.
+
+        Raises:
+            GoneError: If so.
+        """
+        if self._gone:
+            raise GoneError

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from service.errors import QueueFullError
+from service.errors import QueueFullError, UnavailableError
 
 T = TypeVar("T")
 
@@ -19,6 +19,7 @@ class Workers:
         queue_limit: Jobs that may wait beside those.
         retry_after_s: What a refused caller is told to wait.
         prepare: Run first in every thread.
+        name: Of the threads.
     """
 
     def __init__(
@@ -27,18 +28,26 @@ class Workers:
         queue_limit: int,
         retry_after_s: int,
         prepare: Callable[[], None] = lambda: None,
+        name: str = "worker",
     ) -> None:
-        self._pool = ThreadPoolExecutor(threads, "worker", initializer=prepare)
+        self._pool = ThreadPoolExecutor(threads, name, initializer=prepare)
+        self._threads = threads
         self._limit = threads + queue_limit
         self._retry_after_s = retry_after_s
         self._lock = threading.Lock()
         self._pending = 0
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait for a thread."""
+        return max(0, self._pending - self._threads)
 
     async def run(self, job: Callable[[], T]) -> T:
         """Run a job in a worker thread and wait for its result.
 
         Raises:
             QueueFullError: If too many jobs are running and waiting already.
+            UnavailableError: If the service is stopping.
         """
         with self._lock:
             if self._pending >= self._limit:
@@ -49,9 +58,11 @@ class Workers:
             self._pending += 1
         try:
             future = self._pool.submit(job)
-        except RuntimeError:  # the pool is shutting down
+        except RuntimeError as error:  # the pool is shutting down
             self._leave(None)
-            raise
+            raise UnavailableError(
+                "the service is stopping", reason="stopping", retry_after_s=self._retry_after_s
+            ) from error
         # The job, not the caller who waits for it, holds the place: a caller may hang up.
         future.add_done_callback(self._leave)
         return await asyncio.wrap_future(future)

@@ -15,6 +15,7 @@ COMMANDS = (
     "train",
     "pilot",
     "evaluate",
+    "belonging",
     "gate",
     "ladder",
 )

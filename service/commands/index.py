@@ -27,71 +27,87 @@ def register(subparsers: "Subparsers") -> None:
         "and 'embed' made. Running it again with the same data changes nothing.",
     )
     parser.add_argument("dataset", type=Path, metavar="DIR", help="prepared dataset folder")
-    add_flags(parser, ("data", "checkpoint"))
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="drop chunks that were written over HTTP or imported (default: refuse)",
+    )
+    add_flags(parser, ("data", "checkpoint", "more_checkpoints"))
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; 0 if the data folder is up to date afterwards."""
     from service.errors import InvalidVectorError
+    from service.folder import DataFolder, FolderInUseError
     from service.prepared import PreparedError, open_prepared
     from service.store import StoreError
 
     try:
         settings = settings_from(args)
         prepared = open_prepared(args.dataset)
-        settings.data.mkdir(parents=True, exist_ok=True)
-        _fill(settings, prepared)
+        with DataFolder(settings.data):
+            _fill(settings, prepared, replace=args.replace)
         _build(settings)
-    except (SettingsError, PreparedError, StoreError, InvalidVectorError, OSError) as error:
+    except (
+        SettingsError,
+        PreparedError,
+        FolderInUseError,
+        StoreError,
+        InvalidVectorError,
+        OSError,
+    ) as error:
         print(f"index: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _fill(settings: "Settings", prepared: "Prepared") -> None:
-    from service.store import STORE_FILE, Store
+def _fill(settings: "Settings", prepared: "Prepared", *, replace: bool) -> None:
+    from service.store import STORE_FILE, Kind, Store, StoreError
 
     store = Store(settings.data / STORE_FILE, create=True)
     try:
         info = store.info()
-        if info is not None and info.source == prepared.fingerprint:
+        if info.source == prepared.fingerprint:
             print(f"store: up to date, version {info.version}, {info.chunks} chunks")
             return
+        if info.chunks and not info.source and not replace:
+            raise StoreError(
+                f"{settings.data}: holds {info.chunks} chunks that were written over HTTP or "
+                "imported; --replace drops them"
+            )
         store.replace(
             _with_progress(prepared),
-            dimension=prepared.dimension,
-            embedding_model=prepared.embedding_model,
+            kind=Kind(dimension=prepared.dimension, embedding_model=prepared.embedding_model),
             name=prepared.name,
             source=prepared.fingerprint,
         )
         info = store.info()
-        assert info is not None
         print(f"store: written, version {info.version}, {info.chunks} chunks")
     finally:
         store.close()
 
 
 def _build(settings: "Settings") -> None:
-    from service.library import load_library, open_store
-    from service.modes import load_state
+    from service.opening import open_collection
 
-    opened = open_store(settings.data)
+    opened = open_collection(settings)
     try:
-        info = opened.info
-        state = load_state(settings.checkpoint, info.dimension, info.embedding_model)
-        if settings.checkpoint is not None and state.reason is not None:
-            print(f"checkpoint: {state.reason}: {state.detail}")
-        print(f"index: {info.chunks} chunks, building what is not up to date", flush=True)
-        start = time.perf_counter()
-        library = load_library(settings.data, opened, state)
-        kinds = " and ".join(sorted(library.fingerprints))
-        print(
-            f"index: {kinds} ready, {library.corpus.raw_index.factory}, "
-            f"{time.perf_counter() - start:.1f} s"
-        )
+        view = opened.collection.view
+        for name, served in view.models.items():
+            if settings.checkpoint is not None and served.state.reason is not None:
+                print(f"checkpoint {name}: {served.state.reason}: {served.state.detail}")
+        if any(space.indexed < view.count for space in view.spaces):
+            print(f"index: {view.living} chunks, building what is not up to date", flush=True)
+            start = time.perf_counter()
+            opened.collection.build()
+            view = opened.collection.view
+            print(f"index: built in {time.perf_counter() - start:.1f} s")
+        kinds = "raw and learned" if len(view.spaces) > 1 else "raw"
+        factory = None if view.raw.index is None else view.raw.index.factory
+        print(f"index: {kinds} ready, {factory}")
     finally:
-        opened.store.close()
+        opened.close()
 
 
 def _with_progress(prepared: "Prepared") -> "Iterator[ChunkRow]":

@@ -1,6 +1,7 @@
 """``serve``: answer over HTTP until told to stop."""
 
 import argparse
+import gc
 import signal
 import sys
 from types import FrameType
@@ -37,7 +38,13 @@ def run(args: argparse.Namespace) -> int:
     from service.server import build_server
 
     configure(settings.log_level)
-    server = build_server(settings, announce=_say)
+    # A body of many small lists would else be walked over and over while it is parsed.
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        server = build_server(settings, announce=_say)
+    except SettingsError as error:
+        print(f"serve: {error}", file=sys.stderr)
+        return 2
     server.run()
     return 0 if server.started else 1
 

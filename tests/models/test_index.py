@@ -34,7 +34,7 @@ def test_fewer_rows_than_asked_for(generator: np.random.Generator) -> None:
 
 def test_allowed_rows(generator: np.random.Generator) -> None:
     index = VectorIndex.build(unit_rows(generator, 50, 8))
-    _, rows = index.search(unit_rows(generator, 2, 8), 3, np.array([4, 9]))
+    _, rows = index.search(unit_rows(generator, 2, 8), 3, np.isin(np.arange(50), [4, 9]))
     assert {tuple(sorted(line)) for line in rows.tolist()} == {(-1, 4, 9)}
 
 
@@ -43,12 +43,28 @@ def test_size_chooses_the_type(generator: np.random.Generator) -> None:
     assert VectorIndex.build(unit_rows(generator, 20_001, 2)).factory == "HNSW32,Flat"
 
 
+@pytest.mark.parametrize("factory", ["Flat", "HNSW32,Flat"])
+def test_extending_leaves_the_first_as_it_is(generator: np.random.Generator, factory: str) -> None:
+    count = 300 if factory == "Flat" else 20_100
+    vectors = unit_rows(generator, count, 4)
+    index = VectorIndex.build(vectors[:-50])
+    assert index.factory == factory or factory != "Flat"
+    more = index.extended(vectors)
+    assert (index.size, more.size, more.factory) == (count - 50, count, factory)
+    _, rows = more.search(vectors[-5:], 1)
+    assert rows[:, 0].tolist() == list(range(count - 5, count))
+    np.testing.assert_array_equal(more.vectors(), vectors)
+    assert index.search(vectors[-5:], 1)[1].max() < count - 50
+
+
 def test_save_and_load(tmp_path: Path, generator: np.random.Generator) -> None:
     path = tmp_path / "index.faiss"
     vectors = unit_rows(generator, 100, 8)
     index = VectorIndex.build(vectors)
-    index.save(path, PRINT)
-    again = VectorIndex.load(path, PRINT)
+    rows = np.arange(100) * 3
+    index.save(path, PRINT, rows)
+    again, kept = VectorIndex.load(path, PRINT)
+    np.testing.assert_array_equal(kept, rows)
     np.testing.assert_array_equal(again.search(vectors, 5)[1], index.search(vectors, 5)[1])
     with pytest.raises(IndexMismatchError, match="other data or another checkpoint"):
         VectorIndex.load(path, {**PRINT, "store": 2})
@@ -57,7 +73,7 @@ def test_save_and_load(tmp_path: Path, generator: np.random.Generator) -> None:
     path.write_bytes(bytes(content))
     with pytest.raises(IndexMismatchError, match="damaged"):
         VectorIndex.load(path, PRINT)
-    with pytest.raises(IndexMismatchError, match="not readable"):
+    with pytest.raises(IndexMismatchError, match="there is none"):
         VectorIndex.load(tmp_path / "none.faiss", PRINT)
 
 

@@ -1,6 +1,8 @@
 """A small prepared folder, small checkpoints, and real servers on free ports."""
 
 import json
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -130,10 +132,25 @@ def live(
     load_embedder: Callable[[str], Embedder] = no_embedder,
     ready: bool = True,
     prepare: Callable[[Any], None] = lambda _: None,
+    in_place: bool = False,
     **options: Any,
 ) -> Iterator[Live]:
-    """Run a real server on a free port until the block ends."""
-    settings = Settings(data=data, checkpoint=checkpoint, port=0, **options)
+    """Run a real server on a free port until the block ends, on a copy of the data folder."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if not in_place and data.is_dir():
+            data = Path(shutil.copytree(data, Path(scratch) / "data"))
+        settings = Settings(data=data, checkpoint=checkpoint, port=0, **options)
+        with _running(settings, load_embedder, ready, prepare) as service:
+            yield service
+
+
+@contextmanager
+def _running(
+    settings: Settings,
+    load_embedder: Callable[[str], Embedder],
+    ready: bool,
+    prepare: Callable[[Any], None],
+) -> Iterator[Live]:
     announced: list[str] = []
     server = build_server(settings, load_embedder=load_embedder, announce=announced.append)
     prepare(server.config.app)
@@ -175,7 +192,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory, prepared: Path, checkpoint: Path) -> Path:
-    """An indexed data folder that tests read and never change."""
+    """An indexed data folder that tests copy and never change."""
     return index(prepared, tmp_path_factory.mktemp("data"), checkpoint)
 
 

@@ -182,6 +182,7 @@ def test_a_damaged_checkpoint_does_not_stop_the_start(tmp_path: Path, data: Path
         answer = _asked(running, "auto")
         assert (answer["mode"], answer["fallback_reason"]) == ("retrieval", "checkpoint_invalid")
         assert answer["model"] == {
+            "name": "default",
             "version": None,
             "method": "direct",
             "space": "raw",
@@ -203,7 +204,7 @@ def test_another_embedding_model_is_told_in_every_answer(
     folder = write_checkpoint(tmp_path / "best", vectors_of="other-16")
     own = index(prepared, tmp_path / "data", folder)
     detail = "best: expected embedding model 'synthetic-16' of the index, got 'other-16'"
-    assert f"checkpoint: model_mismatch: {detail}\n" in capsys.readouterr().out
+    assert f"checkpoint default: model_mismatch: {detail}\n" in capsys.readouterr().out
     assert not (own / "index-learned.faiss").exists()
     with live(own, folder) as running:
         assert f"answering by retrieval (model_mismatch): {detail}" in running.announced

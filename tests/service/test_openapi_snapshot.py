@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from service.__main__ import main
-from service.openapi import EXAMPLES
+from service.errors import error_classes
+from service.examples import REQUESTS
 
 from .conftest import Live
 
@@ -29,23 +30,72 @@ def _references(node: Any) -> set[str]:
     return set().union(*map(_references, node)) if isinstance(node, list) else set()
 
 
+DOCUMENT: dict[str, Any] = json.loads(SNAPSHOT.read_text())
+OPERATIONS = [
+    (method, path, operation)
+    for path, methods in DOCUMENT["paths"].items()
+    for method, operation in methods.items()
+]
+BODIES = {
+    "rank": ("POST", "/v1/rank"),
+    "score": ("POST", "/v1/score"),
+    "order": ("POST", "/v1/order"),
+    "sequence": ("POST", "/v1/sequence"),
+    "upsert": ("PUT", "/v1/chunks"),
+    "delete": ("DELETE", "/v1/chunks"),
+    "reload": ("POST", "/v1/model/reload"),
+}
+
+
 def test_it_is_complete() -> None:
-    document = json.loads(SNAPSHOT.read_text())
-    schemas = document["components"]["schemas"]
-    assert _references(document) <= {f"#/components/schemas/{name}" for name in schemas}
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            assert operation["description"], path
-            assert ("requestBody" in operation) == (method == "post"), path
-            if path.startswith("/v1"):
-                content = operation["responses"]["422"]["content"]
-                assert list(content) == ["application/problem+json"]
+    schemas = DOCUMENT["components"]["schemas"]
+    assert _references(DOCUMENT) <= {f"#/components/schemas/{name}" for name in schemas}
+    assert len(OPERATIONS) == 18
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS)
+def test_every_operation_and_problem_has_an_example(
+    method: str, path: str, operation: dict[str, Any]
+) -> None:
+    assert operation["description"]
+    kind = "text/plain" if path == "/metrics" else "application/json"
+    assert operation["responses"]["200"]["content"][kind]["example"]
+    for status, response in operation["responses"].items():
+        if int(status) >= 400:
+            examples = response["content"]["application/problem+json"]["examples"]
+            for code, example in examples.items():
+                problem = example["value"]
+                assert (problem["code"], problem["status"]) == (code, int(status))
+    if path.startswith("/v1"):
+        assert {"401", "403", "422", "429", "500", "503"} <= operation["responses"].keys()
+        assert operation["security"]
+
+
+def test_every_code_is_shown_somewhere() -> None:
+    shown = {
+        code
+        for _, _, operation in OPERATIONS
+        for response in operation["responses"].values()
+        for code in response.get("content", {})
+        .get("application/problem+json", {})
+        .get("examples", {})
+    }
+    # What belongs to no operation: other paths, other methods, and the client's own.
+    apart = {"method_not_allowed", "unreachable"}
+    assert shown == {kind.code for kind in error_classes()} - apart
 
 
 @pytest.mark.parametrize(
-    ("path", "example"), [(path, one) for path, some in EXAMPLES.items() for one in some.values()]
+    ("name", "example"), [(name, one) for name, some in REQUESTS.items() for one in some.values()]
 )
-def test_examples_are_understood(service: Live, path: str, example: dict[str, Any]) -> None:
+def test_examples_are_understood(service: Live, name: str, example: dict[str, Any]) -> None:
     # Their ids and dimension are not this service's; anything else wrong would be found first.
-    problem = service.post(f"/v1/{path}", example).json()
-    assert problem["code"] in ("unknown_id", "wrong_dimension"), problem
+    method, path = BODIES[name]
+    response = service.http.request(method, path, json=example)
+    known = ("unknown_id", "wrong_dimension", "document_not_found", "embedder_unavailable")
+    if name == "delete":
+        assert response.json()["deleted"] == 0
+    elif name == "reload":
+        assert response.status_code == 200 or response.json()["code"] == "checkpoint_rejected"
+    else:
+        assert response.json()["code"] in known, response.json()

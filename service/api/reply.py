@@ -1,0 +1,165 @@
+"""What all routes share: reading a body, waiting for a worker, writing an answer."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from service.engine import Engine
+from service.errors import InvalidRequestError
+from service.lifecycle import Service
+from service.media import Media, accepted_media, content_media, read_body, read_octets, write_body
+from service.metrics import Metrics
+from service.schemas import Body
+from service.timing import Deadline, Stages
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+ANSWERS = (Media.JSON, Media.MSGPACK)
+TIMEOUT = "x-request-timeout"
+
+Ask = Callable[[Engine, object, Stages, Deadline], dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Octets:
+    """How an operation reads a body of bare float32."""
+
+    kind: type[Body]
+    """What the body will be checked as."""
+    members: tuple[str, ...]
+    """Members that the rows are: one that takes all, or one each."""
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request came to."""
+    service: Service = request.app.state.service
+    return service
+
+
+def metrics_of(request: Request) -> Metrics:
+    """Where its events are counted."""
+    metrics: Metrics = request.app.state.metrics
+    return metrics
+
+
+def answer_media(request: Request, offered: tuple[Media, ...] = ANSWERS) -> Media:
+    """Choose the media type of an answer.
+
+    Raises:
+        NotAcceptableError: If the request accepts none of those offered.
+    """
+    return accepted_media(", ".join(request.headers.getlist("accept")) or None, offered)
+
+
+async def compute(request: Request, ask: Ask, octets: Octets) -> Response:
+    """Have a worker answer a question.
+
+    Args:
+        request: With the question as its body.
+        ask: Answers the parsed body.
+        octets: How a body of bare float32 is read.
+    """
+    service = service_of(request)
+    engine, stages = service.engine, request.state.stages
+    media = content_media(request.headers.get("content-type"), tuple(Media))
+    out = answer_media(request)
+    limit_ms = _limit_ms(request, service)
+    body = await request.body()
+    arrived = time.perf_counter()
+    deadline = Deadline(limit_ms)
+
+    def job() -> tuple[bytes, dict[str, Any]]:
+        stages.add("wait", (time.perf_counter() - arrived) * 1000.0)
+        deadline.check()
+        with stages.stage("parse"):
+            if media is Media.OCTETS:
+                parsed: object = read_octets(
+                    body,
+                    request.query_params,
+                    octets.members,
+                    octets.kind,
+                    dimension=engine.collection.view.dimension,
+                )
+            else:
+                parsed = read_body(media, body)
+        answer = ask(engine, parsed, stages, deadline)
+        with stages.stage("write"):
+            return write_body(out, answer), answer
+
+    payload, answer = await attend(request, service.workers.run(job), deadline)
+    _count(request, answer)
+    return Response(payload, media_type=out)
+
+
+async def look_up(request: Request, find: Callable[[Engine], dict[str, Any]]) -> Response:
+    """Have a worker look something up."""
+    service = service_of(request)
+    engine = service.engine
+    out = answer_media(request)
+    payload = await service.workers.run(lambda: write_body(out, find(engine)))
+    return Response(payload, media_type=out)
+
+
+async def attend(request: Request, work: Awaitable[T], deadline: Deadline) -> T:
+    """Wait for work, or stop it when the client goes away.
+
+    Raises:
+        ClientDisconnect: If it went.
+    """
+    working = asyncio.ensure_future(work)
+    going = asyncio.ensure_future(_until_gone(request))
+    try:
+        await asyncio.wait({working, going}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        going.cancel()
+        if not working.done():
+            deadline.cancel()
+            working.cancel()
+
+
+async def _until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _limit_ms(request: Request, service: Service) -> float:
+    """The request's own time limit, or else the setting.
+
+    Raises:
+        InvalidRequestError: If it is no number of seconds, or more than the settings allow.
+    """
+    given = request.headers.get(TIMEOUT)
+    if given is None:
+        return service.settings.deadline_ms
+    most_s = service.settings.deadline_limit_ms / 1000.0
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= most_s:
+        raise InvalidRequestError(
+            f"header.{TIMEOUT}", f"seconds above 0, at most {most_s:g}", repr(given[:40])
+        )
+    return seconds * 1000.0
+
+
+def _count(request: Request, answer: dict[str, Any]) -> None:
+    """Count what was answered, how, and why not otherwise."""
+    metrics = metrics_of(request)
+    operation = request.url.path.rpartition("/")[2]
+    answers = answer.get("answers", [answer])
+    metrics.batch(len(answers))
+    for one in answers:
+        metrics.answer(operation, str(one.get("mode", "p8")), one.get("fallback_reason"))

@@ -1,0 +1,85 @@
+"""From a data folder and checkpoints to a collection.
+
+What ``serve`` does when it starts, and ``index`` to build what a start then only reads.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.collection import Collection
+from service.folder import DataFolder, FolderInUseError
+from service.loaded import load_learned, load_slots
+from service.modes import DEFAULT_MODEL, ModelState, embedding_models, load_state
+from service.settings import Settings
+from service.snapshot import Snapshots
+from service.store import STORE_FILE, Store, StoreError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A collection and what must be closed after it."""
+
+    folder: DataFolder
+    collection: Collection
+
+    def close(self) -> None:
+        """Close the store and let go of the folder."""
+        self.collection.store.close()
+        self.folder.close()
+
+
+def checkpoints_of(settings: Settings) -> dict[str, Path | None]:
+    """Name the checkpoint folder of each model; the default comes first."""
+    return {DEFAULT_MODEL: settings.checkpoint, **settings.further_checkpoints}
+
+
+def open_collection(settings: Settings) -> Opened:
+    """Open the data folder, load the checkpoints, and read or project what they need.
+
+    Raises:
+        StoreError: If the folder cannot be used, or its store is damaged.
+    """
+    try:
+        folder = DataFolder(settings.data)
+    except FolderInUseError as error:
+        raise StoreError(str(error)) from error
+    try:
+        store = Store(settings.data / STORE_FILE, create=True)
+        try:
+            collection = _collect(store, settings)
+        except BaseException:
+            store.close()
+            raise
+    except BaseException:
+        folder.close()
+        raise
+    return Opened(folder=folder, collection=collection)
+
+
+def _collect(store: Store, settings: Settings) -> Collection:
+    before, after = store.migrated
+    if 0 < before < after:
+        log.info("the store was migrated from schema version %d to %d", before, after)
+    info = store.info()
+    paths = checkpoints_of(settings)
+    dimension = info.dimension or settings.dimension
+    name = info.embedding_model or settings.embedder
+    first = load_state(settings.checkpoint, dimension, name)
+    if first.usable is not None:
+        dimension = first.usable.model.config.dimension
+        name = name or next(iter(embedding_models(first.usable)), "")
+    states: Mapping[str, ModelState] = {
+        model: first if model == DEFAULT_MODEL else load_state(path, dimension, name)
+        for model, path in paths.items()
+    }
+    snapshots = Snapshots(settings.data, info.store_id)
+    slots, raw_index = load_slots(store, snapshots, dimension or 0, info.version)
+    models = [
+        load_learned(model, state, slots, snapshots, rerank=settings.rerank)
+        for model, state in states.items()
+    ]
+    return Collection(store, info, slots, raw_index, models, snapshots, name)

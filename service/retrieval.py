@@ -1,0 +1,121 @@
+"""The search step: nearest living slots, within a filter, with documents kept diverse.
+
+The index answers for the slots that it covers; those written since are compared one by one, and
+dead ones are passed over, so a chunk can be found as soon as its write is acknowledged.
+
+Shapes: N slots, M slots that are looked at, D dimension.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.index import Rows
+from models.scoring import Bools, Floats
+from service.view import Space, View
+
+EXACT_UP_TO = 50_000
+"""Slots that are compared one by one rather than searched through a graph that mostly leads
+elsewhere; benchmarks/filters.py shows both."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """Which slots may be answered."""
+
+    allowed_N: Bools | None
+    """What the filter lets through, or None for all."""
+    excluded: Rows
+    """Slots that may not, each once."""
+    max_per_document: int | None = None
+
+
+def retrieve(
+    view: View, space: Space, query_D: Floats, scope: Scope, *, depth: int, wanted: int
+) -> Rows:
+    """Find the candidates of a query, rising.
+
+    Args:
+        view: What there is.
+        space: Where to search.
+        query_D: Unit query of that space.
+        scope: Which slots may be answered.
+        depth: Candidates to find at once.
+        wanted: Results that must be left when a limit a document is applied, if there are so many.
+    """
+    if scope.max_per_document is None:
+        return np.sort(nearest(view, space, query_D, scope, depth))
+    return _diverse(view, space, query_D, scope, depth, wanted)
+
+
+def nearest(view: View, space: Space, query_D: Floats, scope: Scope, depth: int) -> Rows:
+    """Find the nearest slots, best first; fewer only if no more may be answered."""
+    if scope.allowed_N is None and len(scope.excluded) <= depth:
+        reach = depth + len(scope.excluded)
+        alive_N = view.alive if view.dead else None
+        found = _search(view, space, query_D, alive_N, reach)
+        return found[~np.isin(found, scope.excluded)][:depth]
+    allowed_N = view.alive.copy() if scope.allowed_N is None else scope.allowed_N & view.alive
+    allowed_N[scope.excluded] = False
+    if np.count_nonzero(allowed_N) <= EXACT_UP_TO:
+        return _compare(space, query_D, np.flatnonzero(allowed_N), depth)[1]
+    return _search(view, space, query_D, allowed_N, depth)
+
+
+def _search(view: View, space: Space, query_D: Floats, allowed_N: Bools | None, reach: int) -> Rows:
+    """Search the index and what came after it; best first."""
+    fresh = np.arange(space.indexed, view.count)
+    if allowed_N is not None:
+        fresh = fresh[allowed_N[fresh]]
+    scores, slots = _compare(space, query_D, fresh, reach)
+    if space.index is not None:
+        built_N = None if allowed_N is None else allowed_N[: space.indexed]
+        wanted = min(reach, space.indexed)
+        found_BK = space.index.search(query_D[None], wanted, built_N)
+        known = found_BK[1][0] >= 0
+        scores = np.concatenate([found_BK[0][0][known], scores])
+        slots = np.concatenate([found_BK[1][0][known], slots])
+    return slots[np.lexsort((slots, -scores))][:reach]
+
+
+def _compare(space: Space, query_D: Floats, slots: Rows, depth: int) -> tuple[Floats, Rows]:
+    """Compare slots one by one; the best ``depth``, in no order beyond it being the best first."""
+    if not len(slots):
+        return np.empty(0, np.float32), slots
+    span = slice(int(slots[0]), int(slots[-1]) + 1)
+    # Reading on is cheaper than picking, unless most of what lies between is not wanted.
+    if len(slots) * 4 > span.stop - span.start:
+        scores = (space.vectors[span] @ query_D)[slots - span.start]
+    else:
+        scores = space.vectors[slots] @ query_D
+    if len(scores) > depth:
+        best = np.argpartition(-scores, depth - 1)[:depth]
+        # Equal scores at the edge fall to the lower slot, as they do everywhere else.
+        edge = scores[best].min()
+        above, level = np.flatnonzero(scores > edge), np.flatnonzero(scores == edge)
+        best = np.concatenate([above, level[: depth - len(above)]])
+        scores, slots = scores[best], slots[best]
+    order = np.lexsort((slots, -scores))
+    return scores[order], slots[order]
+
+
+def _diverse(
+    view: View, space: Space, query_D: Floats, scope: Scope, depth: int, wanted: int
+) -> Rows:
+    """Search again without the documents that have enough candidates, until there are enough."""
+    limit = scope.max_per_document or wanted
+    found = nearest(view, space, query_D, scope, depth)
+    more, held = found, Counter[str]()
+    allowed_N = view.alive.copy() if scope.allowed_N is None else scope.allowed_N & view.alive
+    allowed_N[scope.excluded] = False
+    while len(more):
+        held.update(view.slots.document_ids[slot] for slot in more)
+        if sum(min(count, limit) for count in held.values()) >= wanted:
+            break
+        for document_id in {view.slots.document_ids[slot] for slot in more}:
+            if held[document_id] >= limit:
+                allowed_N[view.document(document_id)] = False
+        more = nearest(view, space, query_D, Scope(allowed_N=allowed_N, excluded=found), depth)
+        found = np.concatenate([found, more])
+    return np.sort(found)
