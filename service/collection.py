@@ -207,9 +207,12 @@ class Collection:
             for name, served in old.models.items()
         ]
         with self._write:  # store and memory say the same while it is held
-            fill(slots, self.store, self._version, after=int(slots.rows.array[slots.count - 1]))
-            living = np.isin(slots.rows.array[: slots.count], self.store.row_numbers())
-            slots.kill([slots.ids[slot] for slot in np.flatnonzero(~living)], self._version)
+            last = int(slots.rows.array[slots.count - 1]) if slots.count else 0
+            fill(slots, self.store, self._version, after=last)
+            stored = np.isin(slots.rows.array[: slots.count], self.store.row_numbers())
+            # Those that were replaced meanwhile died when the later row was filled in.
+            gone = np.flatnonzero(~stored & slots.alive(slots.count, self._version))
+            slots.kill([slots.ids[slot] for slot in gone], self._version)
             with self._lock:
                 self._slots, self._raw_index = slots, None
                 for model in models:

@@ -107,7 +107,7 @@ class Writer:
         Raises:
             ChunkNotFoundError: If there is none with that id.
         """
-        written = self._collection.delete([chunk_id], key, on_stored)
+        written = self._collection.delete([chunk_id], key, _of_any(on_stored))
         if not written.count:
             raise ChunkNotFoundError(f"there is no chunk {chunk_id!r}")
         return written
@@ -122,7 +122,7 @@ class Writer:
         """
         view = self._collection.view
         ids = [view.slots.ids[slot] for slot in view.document(document_id)]
-        written = self._collection.delete(ids, key, on_stored)
+        written = self._collection.delete(ids, key, _of_any(on_stored))
         if not written.count:
             raise DocumentNotFoundError(f"there is no document {document_id!r}")
         return written
@@ -168,6 +168,11 @@ class Writer:
             count=view.count,
         )
         return [view.slots.ids[slot] for slot in np.flatnonzero(matching_N)]
+
+
+def _of_any(told: Told) -> Told:
+    """Tell of a change only if something was changed."""
+    return lambda written: told(written) if written.count else None
 
 
 def _dimension_of(chunks: list[NewChunk]) -> int:

@@ -219,14 +219,13 @@ async def _write(
         return act(writer, parsed, key, tell)
 
     working = asyncio.ensure_future(service.writers.run(job))
-    if not wait:
-        await asyncio.wait({working, stored}, return_when=asyncio.FIRST_COMPLETED)
-    if wait or working.done():
+    if wait:
         # A write that waits is dropped with its client; one that has begun is done to its end.
         written = await attend(request, working, Deadline(math.inf))
         status, code = "searchable", 200
     else:
-        written = stored.result()
+        await asyncio.wait({working, stored}, return_when=asyncio.FIRST_COMPLETED)
+        written = stored.result() if stored.done() else working.result()
         status, code = "stored", 202
         working.add_done_callback(_tell_failure)
     counted = metrics_of(request).written if word == "upserted" else metrics_of(request).deleted

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, ParamSpec, TypeVar, get_args, overload
+from typing import Any, Generic, Never, ParamSpec, TypeVar, get_args, overload
 
 from service.client import calls
 from service.client.calls import Call
@@ -50,8 +50,9 @@ class Operation(Generic[P, T]):
     @overload
     def __get__(self, client: Sync, owner: type) -> Callable[P, T]: ...
 
+    # Any in place of object and Never would make type checkers lose T in asyncio.gather.
     @overload
-    def __get__(self, client: Async, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, client: Async, owner: type) -> Callable[P, Coroutine[object, Never, T]]: ...
 
     def __get__(self, client: Sync | Async | None, owner: type) -> Any:
         """Bind to a client."""

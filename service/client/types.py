@@ -147,7 +147,7 @@ class SequencePlace(TypedDict):
 class SequenceAnswer(TypedDict):
     """A bag of chunks in reading order."""
 
-    model: dict[str, Any]
+    model: AnsweringModel
     confidence: float
     order: list[SequencePlace]
     outliers: list[int]

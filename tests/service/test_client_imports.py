@@ -11,7 +11,7 @@ HEAVY = {"torch", "faiss", "models", "fastapi", "safetensors", "training"}
 @pytest.mark.parametrize(
     "statement",
     [
-        "import service.client",
+        "from service.client import AsyncClient, Client; Client(), AsyncClient()",
         "import service.__main__",
         "import service.commands.rank, service.commands.order",
         "from service.__main__ import main; main(['rank', '--ids', 'a', '--url', 'http://[::1]:9'])",

@@ -76,7 +76,7 @@ def found(collection: Collection) -> dict[str, int]:
         assert slot is not None
         vector_D = view.raw.vectors[slot]
         assert nearest(view, view.raw, vector_D, NOTHING, 1).tolist() == [slot]
-        rows[name] = int(np.flatnonzero((VECTORS_ND == vector_D).all(axis=1))[0])
+        rows[name] = int(np.flatnonzero((vector_D == VECTORS_ND).all(axis=1))[0])
     assert sorted(ids) == sorted(chunk.id for chunk in collection.store.whole_chunks())
     return rows
 

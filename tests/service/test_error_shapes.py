@@ -56,7 +56,7 @@ def test_the_whole_tree_has_one_shape_and_the_client_raises_it(data: Path) -> No
             app.add_api_route(f"/v1/documents/raise-{kind.code}", fail)
         app.router.routes.sort(key=lambda route: "raise-" not in getattr(route, "path", ""))
 
-    with live(data, prepare=add_routes) as running, Client(running.url) as client:
+    with live(data, prepare=add_routes) as running, Client(running.url, retry=None) as client:
         for kind in KINDS:
             response = running.http.get(f"/v1/documents/raise-{kind.code}")
             body = check_problem(response, kind)
