@@ -12,8 +12,8 @@ from service.collection import Collection
 
 log = logging.getLogger(__name__)
 
-# Requests go first: on Linux a thread has a priority of its own.
 NICENESS = 10
+"""How much nicer than the threads that answer: on Linux each has a priority of its own."""
 
 
 class Builder:
@@ -39,7 +39,8 @@ class Builder:
 
     def _run(self) -> None:
         with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+            thread = (os.PRIO_PROCESS, threading.get_native_id())
+            os.setpriority(*thread, os.getpriority(*thread) + NICENESS)
         torch.set_num_threads(1)
         faiss.omp_set_num_threads(1)
         while not self._stopping:

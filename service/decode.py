@@ -171,7 +171,7 @@ class Decoder:
             given,
             columns=view.slots.columns,
             positions_N=view.slots.positions.array,
-            slots_of_document=view.document,
+            slots_of_document=view.slots.of_document,
             count=view.count,
         )
 

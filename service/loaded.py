@@ -36,10 +36,13 @@ class Loaded:
 
     def catch_up(self) -> None:
         """Project the slots that it does not know yet."""
-        known = 0 if self.projected is None else self.projected.size
-        if self.projected is not None and known < self.slots.count:
-            fresh = self.slots.raw.array[known : self.slots.count]
-            self.projected.extend(self.scorer.project(fresh))
+        if self.projected is None:
+            return
+        # In this order: an array that is looked up after the count has at least so many rows.
+        count = self.slots.count
+        fresh_ND = self.slots.raw.array[self.projected.size : count]
+        if len(fresh_ND):
+            self.projected.extend(self.scorer.project(fresh_ND))
 
     def served(self, raw: Space) -> Served:
         """Itself as requests see it."""
@@ -78,12 +81,8 @@ def fill(slots: Slots, store: Store, version: int, *, after: int = 0) -> None:
         slots.append(rows, chunks, version)
 
 
-def fill_like(slots: Slots, store: Store, version: int, covered: Rows) -> None:
-    """Append the store's chunks such that the slots begin with the rows that an index covers.
-
-    Rows that are gone from the store get dead slots.
-    """
-    gone = covered[~np.isin(covered, store.row_numbers())]
+def fill_like(slots: Slots, store: Store, version: int, gone: Rows) -> None:
+    """Append the store's chunks, with dead slots where rows stood that an index covers."""
     for rows, chunks in store.blocks(0):
         between, gone = gone[gone < rows[-1]], gone[gone >= rows[-1]]
         start = 0
@@ -101,18 +100,18 @@ def load_slots(
     store: Store, snapshots: Snapshots, dimension: int, version: int
 ) -> tuple[Slots, VectorIndex | None]:
     """Read all chunks, in the order of the saved raw index where there is one to be used."""
-    slots = Slots(dimension)
-    saved = snapshots.load(None, dimension) if store.row_numbers().size else None
+    slots, store_rows = Slots(dimension), store.row_numbers()
+    slots.reserve(len(store_rows))
+    saved = snapshots.load(None, dimension) if len(store_rows) else None
     if saved is None:
         fill(slots, store, version)
         return slots, None
     index, covered = saved
-    store_rows = store.row_numbers()
     if not usable_part(covered, store_rows):
         log.warning("rebuilding the raw index: it covers other chunks than the store has")
         fill(slots, store, version)
         return slots, None
-    fill_like(slots, store, version, covered)
+    fill_like(slots, store, version, covered[~np.isin(covered, store_rows)])
     newer, gone = int((store_rows > covered[-1]).sum()), slots.dead
     if newer or gone:
         log.info("the index is behind the store: %d chunks are newer, %d are gone", newer, gone)

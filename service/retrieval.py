@@ -18,6 +18,8 @@ from service.view import Space, View
 EXACT_UP_TO = 50_000
 """Slots that are compared one by one rather than searched through a graph that mostly leads
 elsewhere; benchmarks/filters.py shows both."""
+PICKED_AT_ONCE = 1024
+"""Vectors copied together when few of many are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,15 @@ def retrieve(
     return _diverse(view, space, query_D, scope, depth, wanted)
 
 
-def nearest(view: View, space: Space, query_D: Floats, scope: Scope, depth: int) -> Rows:
+def nearest(
+    view: View,
+    space: Space,
+    query_D: Floats,
+    scope: Scope,
+    depth: int,
+    *,
+    exact_up_to: int = EXACT_UP_TO,
+) -> Rows:
     """Find the nearest slots, best first; fewer only if no more may be answered."""
     if scope.allowed_N is None and len(scope.excluded) <= depth:
         reach = depth + len(scope.excluded)
@@ -58,7 +68,7 @@ def nearest(view: View, space: Space, query_D: Floats, scope: Scope, depth: int)
         return found[~np.isin(found, scope.excluded)][:depth]
     allowed_N = view.alive.copy() if scope.allowed_N is None else scope.allowed_N & view.alive
     allowed_N[scope.excluded] = False
-    if np.count_nonzero(allowed_N) <= EXACT_UP_TO:
+    if np.count_nonzero(allowed_N) <= exact_up_to:
         return _compare(space, query_D, np.flatnonzero(allowed_N), depth)[1]
     return _search(view, space, query_D, allowed_N, depth)
 
@@ -85,10 +95,10 @@ def _compare(space: Space, query_D: Floats, slots: Rows, depth: int) -> tuple[Fl
         return np.empty(0, np.float32), slots
     span = slice(int(slots[0]), int(slots[-1]) + 1)
     # Reading on is cheaper than picking, unless most of what lies between is not wanted.
-    if len(slots) * 4 > span.stop - span.start:
+    if len(slots) * 2 > span.stop - span.start:
         scores = (space.vectors[span] @ query_D)[slots - span.start]
     else:
-        scores = space.vectors[slots] @ query_D
+        scores = _products(space.vectors, slots, query_D)
     if len(scores) > depth:
         best = np.argpartition(-scores, depth - 1)[:depth]
         # Equal scores at the edge fall to the lower slot, as they do everywhere else.
@@ -98,6 +108,18 @@ def _compare(space: Space, query_D: Floats, slots: Rows, depth: int) -> tuple[Fl
         scores, slots = scores[best], slots[best]
     order = np.lexsort((slots, -scores))
     return scores[order], slots[order]
+
+
+def _products(vectors_ND: Floats, slots: Rows, query_D: Floats) -> Floats:
+    """Multiply picked vectors, block by block, since a copy of all of them leaves the cache."""
+    scores_M = np.empty(len(slots), np.float32)
+    block_MD = np.empty((min(len(slots), PICKED_AT_ONCE), len(query_D)), np.float32)
+    for start in range(0, len(slots), PICKED_AT_ONCE):
+        some = slots[start : start + PICKED_AT_ONCE]
+        some_MD = block_MD[: len(some)]
+        np.take(vectors_ND, some, axis=0, out=some_MD, mode="clip")
+        np.dot(some_MD, query_D, out=scores_M[start : start + len(some)])
+    return scores_M
 
 
 def _diverse(

@@ -37,14 +37,18 @@ class Growing:
         """At least as long as what was appended, the rest is not yet filled."""
         self.size = 0
 
+    def reserve(self, capacity: int) -> None:
+        """Make room for so many, so that appending them moves nothing."""
+        if capacity > len(self.array):
+            grown = np.empty((capacity, *self._shape), self.array.dtype)
+            grown[: self.size] = self.array[: self.size]
+            self.array = grown
+
     def extend(self, values: NDArray[Any]) -> None:
         """Append values (n,) or rows (n, width)."""
         end = self.size + len(values)
         if end > len(self.array):
-            capacity = max(FIRST_CAPACITY, end, len(self.array) * 3 // 2)
-            grown = np.empty((capacity, *self._shape), self.array.dtype)
-            grown[: self.size] = self.array[: self.size]
-            self.array = grown
+            self.reserve(max(FIRST_CAPACITY, end, len(self.array) * 3 // 2))
         self.array[self.size : end] = values
         self.size = end
 
@@ -80,6 +84,11 @@ class Slots:
     def count(self) -> int:
         """Slots, dead ones included."""
         return len(self.ids)
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for so many slots."""
+        for array in (self.rows, self.positions, self.died, self.older, self.raw):
+            array.reserve(capacity)
 
     def append(self, rows: Sequence[int], chunks: Sequence[ChunkRow], version: int) -> None:
         """Add chunks, which replace those with the same ids at a version; ids differ."""
@@ -131,10 +140,14 @@ class Slots:
 
     def document(self, document_id: str, count: int, version: int) -> Rows:
         """The living slots of a document in the order of positions, for a reader."""
-        slots = np.array(self._slots_of.get(document_id, ()), np.int64)
+        slots = self.of_document(document_id)
         slots = slots[slots < count]
         slots = slots[self.died.array[slots] > version]
         return slots[np.argsort(self.positions.array[slots], kind="stable")]
+
+    def of_document(self, document_id: str) -> Rows:
+        """All slots that a document has or had, those that came after a reader included."""
+        return np.array(self._slots_of.get(document_id, ()), np.int64)
 
     def alive(self, count: int, version: int) -> Bools:
         """Which slots live, (count,), for a reader."""

@@ -164,7 +164,7 @@ class Writer:
             deletion.filter,
             columns=view.slots.columns,
             positions_N=view.slots.positions.array,
-            slots_of_document=view.document,
+            slots_of_document=view.slots.of_document,
             count=view.count,
         )
         return [view.slots.ids[slot] for slot in np.flatnonzero(matching_N)]

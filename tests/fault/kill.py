@@ -140,6 +140,7 @@ class Kills:
         self.report = Report()
         self._checkpoint, self._say = checkpoint, say
         self._random = random.Random(seed)
+        self._log_read = 0
         self._again: list[tuple[Writer, Batch, bool]] = []
         self.writers = [
             Writer(
@@ -155,7 +156,7 @@ class Kills:
         self, kills: int, *, soonest_s: float = SOONEST_S, latest_s: float = LATEST_S
     ) -> Report:
         """Kill so many times, then write the rest, and look a last time."""
-        process = self._start()
+        process = self.start()
         try:
             for number in range(1, kills + 1):
                 after_s = self._random.uniform(soonest_s, latest_s)
@@ -165,26 +166,27 @@ class Kills:
                 for thread in threads:
                     thread.join()
                 process.end()
-                process = self._start()
-                self._look(process, f"kill {number:2} after {after_s:4.2f} s")
+                process = self.start()
+                self.look(process, f"kill {number:2} after {after_s:4.2f} s")
                 if not self.report.ok:
                     return self.report
             for writer in self.writers:
                 writer.finish(process.http)
-            self._look(process, "the rest is written")
+            self.look(process, "the rest is written")
             process.end()
-            process = self._start()
-            self._look(process, "stopped and started")
+            process = self.start()
+            self.look(process, "stopped and started")
         finally:
             process.end()
         return self.report
 
-    def _start(self) -> Process:
+    def start(self) -> Process:
+        """Start the service, and time it."""
         process = Process(self.data, self._checkpoint, self.log)
         self.report.ready_s.append(process.ready_s)
         return process
 
-    def _look(self, process: Process, when: str) -> None:
+    def look(self, process: Process, when: str) -> None:
         """Compare everything, and send again what was not answered."""
         report = self.report
         for writer in self.writers:
@@ -195,7 +197,8 @@ class Kills:
             if writer.pending is not None:
                 pending += 1
                 written += self._resolve(writer, found)
-        expected = {row: of for writer in self.writers for row, of in writer.state.items() if of}
+        states = [writer.state for writer in self.writers]
+        expected: State = {row: of for state in states for row, of in state.items() if of}
         self._compare(expected, found)
         self._check_store(found)
         self._check_stats(process.http, len(expected))
@@ -312,11 +315,13 @@ class Kills:
         return bool(same.all())
 
     def _check_log(self) -> None:
-        for line in self.log.read_text().splitlines():
-            said = json.loads(line)
-            if said["level"] in ("error", "critical"):
-                self.report.troubles.append(f"log: {said}")
-        self.log.write_bytes(b"")
+        with self.log.open("rb") as file:
+            file.seek(self._log_read)
+            for line in file:
+                said = json.loads(line)
+                if said["level"] in ("error", "critical"):
+                    self.report.troubles.append(f"log: {said}")
+            self._log_read = file.tell()
 
 
 def _documents(http: httpx.Client) -> Iterator[str]:

@@ -213,4 +213,4 @@ class Writer:
 
     def _some(self, rows: list[int], count: int) -> list[int]:
         size = min(count, len(rows))
-        return self.generator.choice(rows, size, replace=False).tolist()
+        return [int(row) for row in self.generator.choice(rows, size, replace=False)]

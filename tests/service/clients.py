@@ -7,12 +7,16 @@ import socket
 import ssl
 import struct
 import threading
+import types
+import typing
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, get_args, get_origin, is_typeddict
 from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
 
 from service.client import AsyncClient, Client
 
@@ -230,3 +234,34 @@ def problem(kind: type[Any], **members: Any) -> dict[str, Any]:
         "request_id": "r-1",
         **members,
     }
+
+
+def check_type(value: Any, kind: Any) -> None:
+    """Check that a value is exactly what a typed dictionary says."""
+    assert _fault(value, kind) is None
+
+
+def _fault(value: Any, kind: Any, place: str = "answer") -> str | None:
+    """Tell where a value is not exactly what a typed dictionary says."""
+    origin, inner = get_origin(kind), get_args(kind)
+    parts: list[tuple[Any, Any, Any]] = []
+    if origin in (types.UnionType, typing.Union):
+        fine = any(_fault(value, one) is None for one in inner)
+    elif is_typeddict(kind):
+        hints = typing.get_type_hints(kind)
+        fine = type(value) is dict and kind.__required_keys__ <= value.keys() <= hints.keys()
+        parts = [(name, member, hints[name]) for name, member in value.items()] if fine else []
+    elif origin in (list, dict):
+        fine = type(value) is origin
+        pairs = (value.items() if origin is dict else enumerate(value)) if fine else ()
+        parts = [(name, member, inner[-1]) for name, member in pairs]
+    elif origin is typing.Literal:
+        fine = value in inner
+    elif origin is np.ndarray:
+        fine = value.dtype == np.float32
+    else:
+        fine = kind is Any or type(value) is kind or (kind is float and type(value) is int)
+    if not fine:
+        return f"{place}: {value!r}"
+    faults = (_fault(member, part, f"{place}.{name}") for name, member, part in parts)
+    return next(filter(None, faults), None)

@@ -3,15 +3,14 @@
 import asyncio
 import inspect
 import shutil
-import types
-import typing
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, get_args, get_origin, is_typeddict
+from typing import Any, get_args
 
 import httpx
 import numpy as np
+import ormsgpack
 import pytest
 
 from service import client as public
@@ -19,7 +18,7 @@ from service import errors
 from service.client import AsyncClient, Client, RankQuery, calls, encode_vector
 from service.keys import create_key
 
-from .clients import KINDS, Connect, Play, Scripted, connecting
+from .clients import KINDS, Connect, Play, Scripted, check_type, connecting
 from .conftest import COUNTS, Live, live, unit_rows
 
 ALPHA = ["alpha:0", "alpha:1"]
@@ -43,36 +42,6 @@ def own(data: Path, checkpoint: Path, tmp_path: Path) -> Iterator[Live]:
     """A service over a copy of the data, which a test may change."""
     with live(shutil.copytree(data, tmp_path / "data"), checkpoint) as running:
         yield running
-
-
-def _fault(value: Any, kind: Any, place: str = "answer") -> str | None:
-    """Tell where a value is not exactly what a typed dictionary says."""
-    origin, inner = get_origin(kind), get_args(kind)
-    parts: list[tuple[Any, Any, Any]] = []
-    if origin in (types.UnionType, typing.Union):
-        fine = any(_fault(value, one) is None for one in inner)
-    elif is_typeddict(kind):
-        hints = typing.get_type_hints(kind)
-        fine = type(value) is dict and kind.__required_keys__ <= value.keys() <= hints.keys()
-        parts = [(name, member, hints[name]) for name, member in value.items()] if fine else []
-    elif origin in (list, dict):
-        fine = type(value) is origin
-        pairs = (value.items() if origin is dict else enumerate(value)) if fine else ()
-        parts = [(name, member, inner[-1]) for name, member in pairs]
-    elif origin is typing.Literal:
-        fine = value in inner
-    elif origin is np.ndarray:
-        fine = value.dtype == np.float32
-    else:
-        fine = kind is Any or type(value) is kind or (kind is float and type(value) is int)
-    if not fine:
-        return f"{place}: {value!r}"
-    faults = (_fault(member, part, f"{place}.{name}") for name, member, part in parts)
-    return next(filter(None, faults), None)
-
-
-def _check_type(value: Any, kind: Any) -> None:
-    assert _fault(value, kind) is None
 
 
 def _scores(answer: dict[str, Any]) -> list[tuple[str, np.float32]]:
@@ -119,7 +88,7 @@ def test_rank_is_what_the_service_answers(
 ) -> None:
     plain = service.ok("/v1/rank", _body(question))
     answer = client.rank(**question, timeout_s=10.0)
-    _check_type(answer, public.Answer)
+    check_type(answer, public.Answer)
     assert _scores(answer) == _scores(plain)
     assert len(answer["results"]) > 1
     assert ("explain" in answer) is ("explain" in question)
@@ -133,7 +102,7 @@ def test_rank_is_what_the_service_answers(
 def test_score_order_and_sequence(service: Live, client: Any) -> None:
     candidates = [{"id": "beta:1"}, {"vector": RAW_ND[30], "id": "mine"}]
     scored = client.score(candidates, RAW_ND[:2])
-    _check_type(scored, public.Answer)
+    check_type(scored, public.Answer)
     assert [result["id"] for result in scored["results"]] == ["beta:1", "mine"]
     assert _scores(scored) == _scores(client.score(candidates, context_ids=ALPHA))
 
@@ -149,7 +118,7 @@ def test_score_order_and_sequence(service: Live, client: Any) -> None:
     bags = [{"ids": ids}, {"chunks": [RAW_ND[12 + place] for place in (3, 0, 7, 1)]}]
     for bag in bags:
         answer = client.sequence(**bag)
-        _check_type(answer, public.SequenceAnswer)
+        check_type(answer, public.SequenceAnswer)
         assert sorted(one["index"] for one in answer["order"]) == [0, 1, 2, 3]
     assert len(client.sequence(document_id="x/y:z")["order"]) == 7
 
@@ -163,7 +132,7 @@ def test_looking_up(service: Live, client: Any) -> None:
         ("live", public.Alive),
         ("documents", public.Documents),
     ):
-        _check_type(getattr(client, name)(), kind)
+        check_type(getattr(client, name)(), kind)
     assert client.model("default")["name"] == "default"
     with pytest.raises(errors.UnknownModelError):
         client.model("other")
@@ -178,13 +147,13 @@ def test_looking_up(service: Live, client: Any) -> None:
 def test_vectors_come_back_as_float32(client: Any) -> None:
     plain = client.chunk("x/y:z:3")
     chunk = client.chunk("x/y:z:3", vector=True)
-    _check_type(chunk, public.Chunk)
+    check_type(chunk, public.Chunk)
     vector_D = chunk.pop("vector")
     assert chunk == plain
     np.testing.assert_array_equal(vector_D, RAW_ND[12 + 9 + 3])
     vector_D[0] = 2.0  # the caller's own
     document = client.document("delta", vectors=True)
-    _check_type(document, public.Document)
+    check_type(document, public.Document)
     np.testing.assert_array_equal(
         np.stack([one["vector"] for one in document["content"]]), RAW_ND[28:]
     )
@@ -207,7 +176,7 @@ def test_writing_and_deleting(own: Live, connect: Connect, encoding: str) -> Non
         for place, fresh_D in enumerate(fresh_ND)
     ]
     written = client.upsert(iter(chunks))
-    _check_type(written, public.Upserted)
+    check_type(written, public.Upserted)
     assert (written["upserted"], written["status"]) == (5, "searchable")
     found = client.document("new", vectors=True)
     assert [one["metadata"] for one in found["content"]] == [one["metadata"] for one in chunks]
@@ -219,7 +188,7 @@ def test_writing_and_deleting(own: Live, connect: Connect, encoding: str) -> Non
 
     assert client.delete(["new:0", "nowhere"])["deleted"] == 1
     deleted = client.delete(filter={"metadata": {"place": {"gte": 3}}})
-    _check_type(deleted, public.Deleted)
+    check_type(deleted, public.Deleted)
     assert deleted["deleted"] == 2
     assert client.delete_document("new")["deleted"] == 2
     for gone in (client.document, client.delete_document):
@@ -266,7 +235,7 @@ def test_many_chunks_are_written_batch_by_batch(own: Live, connect: Connect) -> 
 def test_reload(own: Live, connect: Connect) -> None:
     client = connect(own.url)
     answer = client.reload()
-    _check_type(answer, public.Reloaded)
+    check_type(answer, public.Reloaded)
     assert answer["model"] == "default"
     with pytest.raises(errors.CheckpointRejectedError):
         client.reload(checkpoint="nowhere")
@@ -339,6 +308,17 @@ def test_what_goes_over_the_wire(connect: Connect) -> None:
     assert (delete.method, delete.query) == ("DELETE", {"wait": ["false"]})
     assert delete.headers["x-request-timeout"] == "2"
     assert {asked.headers["authorization"] for asked in server.asked} == {"Bearer nck_secret"}
+
+
+def test_msgpack_goes_both_ways(connect: Connect) -> None:
+    packed = ormsgpack.packb({"p_b_after_a": 0.25})
+    answer = Play(body=packed, headers={"Content-Type": "application/msgpack"})
+    with Scripted([answer]) as server:
+        assert connect(server.url, encoding="msgpack").order([1, 2], b_id="b") == 0.25
+    (asked,) = server.asked
+    assert asked.headers["content-type"] == "application/msgpack"
+    assert asked.headers["accept"] == "application/msgpack, application/json;q=0.5"
+    assert ormsgpack.unpackb(asked.body) == {"a": np.array([1, 2], "<f4").tobytes(), "b_id": "b"}
 
 
 def test_secrets_are_not_shown(connect: Connect) -> None:
