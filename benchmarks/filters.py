@@ -208,9 +208,7 @@ def _both_ways(view: View, space: Space, queries_BD: np.ndarray, allowed_N: np.n
         for number, query_D in enumerate(queries_BD):
             for times_ms, exact_up_to in ((exact_ms, view.count), (graph_ms, 0)):
                 began_s = time.perf_counter()
-                found = nearest(
-                    view, space, query_D, scope, RERANK_DEPTH, exact_up_to=exact_up_to
-                )
+                found = nearest(view, space, query_D, scope, RERANK_DEPTH, exact_up_to=exact_up_to)
                 times_ms.append((time.perf_counter() - began_s) * 1000.0)
             recalls.append(truth.recall(number, found.tolist(), allowed_N, RERANK_DEPTH))
     return (

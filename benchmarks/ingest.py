@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-
 from serving import (
     FIGURES_HEAD,
     SHIPPED,
@@ -37,6 +36,7 @@ from serving import (
     stage_medians,
     windows,
 )
+
 from service.client import Client
 from service.prepared import open_prepared
 from service.store import ChunkRow

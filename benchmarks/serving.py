@@ -6,16 +6,16 @@ import platform
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
-import torch
 
 from service.client import Client
 from service.errors import NotReadyError, ServiceError, UnreachableError
@@ -24,6 +24,8 @@ SHIPPED = Path("checkpoints/p8-minilm-l6-v2")
 READY_LIMIT_S = 120.0
 STOP_LIMIT_S = 30.0
 TOP_K = 10
+PROCESSES = 2
+"""In which the connections of the load are."""
 
 
 @contextmanager
@@ -67,7 +69,7 @@ def machine() -> str:
     load = ", ".join(f"{load:.1f}" for load in os.getloadavg())
     return (
         f"{_processor()}, {os.cpu_count()} cores, load {load}; Python {platform.python_version()}, "
-        f"torch {torch.__version__}, faiss {faiss.__version__}, niceness {os.nice(0)}"
+        f"torch {version('torch')}, faiss {version('faiss-cpu')}, niceness {os.nice(0)}"
     )
 
 
@@ -98,24 +100,33 @@ class Span:
 class Asked:
     """One answered, or refused, request of the load."""
 
+    context: int
+    """Which window it was asked with."""
     began_s: float
     took_ms: float
     problem: str | None
     """Code of the problem, if it was refused."""
     version: str | None
     """Of the checkpoint that answered."""
+    results: tuple[tuple[str, float], ...]
+    """Ids and scores."""
     stages_ms: dict[str, float]
     """What the service says it took."""
 
+    @property
+    def ended_s(self) -> float:
+        """When the answer was there."""
+        return self.began_s + self.took_ms / 1000.0
+
 
 class Load:
-    """Processes that rank without a pause, each over one connection, until the block ends.
+    """Connections that rank without a pause, in processes of their own, until the block ends.
 
     Args:
         url: Of the service.
         connections: How many.
         contexts: Windows to ask with, in turn.
-        members: Further members of each question.
+        members: Further arguments of each question.
     """
 
     def __init__(
@@ -124,12 +135,12 @@ class Load:
         context = multiprocessing.get_context("spawn")
         self._stop = context.Event()
         self._results: multiprocessing.Queue[list[Asked]] = context.Queue()
+        shared = (contexts, {"top_k": TOP_K, **members}, self._stop, self._results)
         self._processes = [
             context.Process(
-                target=_ask_on,
-                args=(url, contexts[number::connections], members, self._stop, self._results),
+                target=_ask_on, args=(url, range(number, connections, PROCESSES), *shared)
             )
-            for number in range(connections)
+            for number in range(min(PROCESSES, connections))
         ]
         self.asked: list[Asked] = []
         """All of them, once the block has ended."""
@@ -149,35 +160,52 @@ class Load:
             process.join()
         self.asked.sort(key=lambda one: one.began_s)
 
-    def during(self, spans: Sequence["Span"]) -> list[Asked]:
-        """Requests that began and ended within a stretch of time."""
+    def during(self, spans: Sequence[Span]) -> list[Asked]:
+        """Requests that were under way within any of some stretches of time."""
         return [
             one
-            for span in spans
             for one in self.asked
-            if span.start_s <= one.began_s and one.began_s + one.took_ms / 1000.0 <= span.end_s
+            if any(one.began_s < span.end_s and span.start_s < one.ended_s for span in spans)
         ]
 
 
 def _ask_on(
-    url: str, contexts: Sequence[np.ndarray], members: dict[str, Any], stop: Any, results: Any
+    url: str,
+    numbers: Sequence[int],
+    contexts: Sequence[np.ndarray],
+    members: dict[str, Any],
+    stop: Any,
+    results: Any,
 ) -> None:
     asked: list[Asked] = []
-    with Client(url, retry=None) as client:
-        number = 0
-        while not stop.is_set():
-            context = contexts[number % len(contexts)]
-            number += 1
-            problem, version, stages_ms = None, None, {}
-            began_s = time.monotonic()
-            try:
-                answer = client.rank(context, top_k=TOP_K, **members)
-                version, stages_ms = answer["model"]["version"], answer["timings_ms"]
-            except ServiceError as error:
-                problem = error.code
-            took_ms = (time.monotonic() - began_s) * 1000.0
-            asked.append(Asked(began_s, took_ms, problem, version, stages_ms))
+
+    def ask(first: int) -> None:
+        with Client(url, retry=None) as client:
+            number = first * len(contexts) // (max(numbers) + 1)
+            while not stop.is_set():
+                asked.append(_ask(client, number, contexts[number], members))
+                number = (number + 1) % len(contexts)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in numbers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     results.put(asked)
+
+
+def _ask(client: Client, number: int, context_LD: np.ndarray, members: dict[str, Any]) -> Asked:
+    problem, answering, stages_ms = None, None, {}
+    results: tuple[tuple[str, float], ...] = ()
+    began_s = time.monotonic()
+    try:
+        answer = client.rank(context_LD, **members)
+        answering, stages_ms = answer["model"]["version"], answer["timings_ms"]
+        results = tuple((str(hit["id"]), hit["score"]) for hit in answer["results"])
+    except ServiceError as error:
+        problem = error.code
+    took_ms = (time.monotonic() - began_s) * 1000.0
+    return Asked(number, began_s, took_ms, problem, answering, results, stages_ms)
 
 
 @dataclass(frozen=True)

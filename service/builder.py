@@ -1,19 +1,12 @@
 """The thread that builds indexes when enough has changed."""
 
-import contextlib
 import logging
-import os
 import threading
 
-import faiss
-import torch
-
+from service.background import give_way
 from service.collection import Collection
 
 log = logging.getLogger(__name__)
-
-NICENESS = 10
-"""How much nicer than the threads that answer: on Linux each has a priority of its own."""
 
 
 class Builder:
@@ -38,11 +31,7 @@ class Builder:
         self._collection.changed.set()
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            thread = (os.PRIO_PROCESS, threading.get_native_id())
-            os.setpriority(*thread, os.getpriority(*thread) + NICENESS)
-        torch.set_num_threads(1)
-        faiss.omp_set_num_threads(1)
+        give_way()
         while not self._stopping:
             self._collection.changed.clear()
             if self._collection.due():

@@ -108,7 +108,7 @@ def load_slots(
         return slots, None
     index, covered = saved
     if not usable_part(covered, store_rows):
-        log.warning("rebuilding the raw index: it covers other chunks than the store has")
+        log.warning("rebuilding the raw index: it covers other chunks, or mostly such as are gone")
         fill(slots, store, version)
         return slots, None
     fill_like(slots, store, version, covered[~np.isin(covered, store_rows)])

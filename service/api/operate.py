@@ -90,6 +90,6 @@ async def reload(request: Request) -> Response:
     out = answer_media(request)
     body = await request.body()
     wanted = check(Reload, read_body(media, body) if body else {})
-    # In a thread of its own: it takes seconds, and the workers go on answering.
-    answer = await asyncio.to_thread(service.reload, wanted.model, wanted.checkpoint)
+    # It takes seconds, or minutes where an index must be built; the workers go on answering.
+    answer = await aside(lambda: service.reload(wanted.model, wanted.checkpoint))
     return Response(write_body(out, answer), media_type=out)

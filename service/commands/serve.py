@@ -37,7 +37,6 @@ def run(args: argparse.Namespace) -> int:
     from service.logs import configure
     from service.server import build_server
 
-    configure(settings.log_level)
     # A body of many small lists would else be walked over and over while it is parsed.
     gc.set_threshold(50_000, 20, 100)
     try:
@@ -45,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     except SettingsError as error:
         print(f"serve: {error}", file=sys.stderr)
         return 2
+    configure(settings.log_level)
     server.run()
     return 0 if server.started else 1
 

@@ -1,4 +1,4 @@
-"""Checkpoints change under load: no request fails, and each is answered by one of them as a whole."""
+"""Checkpoints change under load: no request fails, and one checkpoint answers each as a whole."""
 
 import shutil
 import threading
