@@ -4,6 +4,7 @@ Runs in the one thread that writes, so that what is looked up here still holds w
 """
 
 import hashlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -76,8 +77,7 @@ class Writer:
             )
             for chunk, vector_D in zip(chunks, vectors, strict=True)
         ]
-        with stages.stage("store"):
-            return self._collection.upsert(rows, key, on_stored)
+        return _timed(stages, lambda told: self._collection.upsert(rows, key, told), on_stored)
 
     def delete(
         self, body: object, stages: Stages, key: IdempotencyKey | None, on_stored: Told
@@ -98,22 +98,23 @@ class Writer:
             if deletion.ids is not None:
                 self._check_number(len(deletion.ids), "ids")
             ids = self._filtered(deletion) if deletion.ids is None else deletion.ids
-        with stages.stage("store"):
-            return self._collection.delete(ids, key, on_stored)
+        return self._delete(ids, stages, key, on_stored)
 
-    def delete_chunk(self, chunk_id: str, key: IdempotencyKey | None, on_stored: Told) -> Written:
+    def delete_chunk(
+        self, chunk_id: str, stages: Stages, key: IdempotencyKey | None, on_stored: Told
+    ) -> Written:
         """Delete one chunk.
 
         Raises:
             ChunkNotFoundError: If there is none with that id.
         """
-        written = self._collection.delete([chunk_id], key, _of_any(on_stored))
+        written = self._delete([chunk_id], stages, key, _of_any(on_stored))
         if not written.count:
             raise ChunkNotFoundError(f"there is no chunk {chunk_id!r}")
         return written
 
     def delete_document(
-        self, document_id: str, key: IdempotencyKey | None, on_stored: Told
+        self, document_id: str, stages: Stages, key: IdempotencyKey | None, on_stored: Told
     ) -> Written:
         """Delete all chunks of a document.
 
@@ -122,10 +123,15 @@ class Writer:
         """
         view = self._collection.view
         ids = [view.slots.ids[slot] for slot in view.document(document_id)]
-        written = self._collection.delete(ids, key, _of_any(on_stored))
+        written = self._delete(ids, stages, key, _of_any(on_stored))
         if not written.count:
             raise DocumentNotFoundError(f"there is no document {document_id!r}")
         return written
+
+    def _delete(
+        self, ids: list[str], stages: Stages, key: IdempotencyKey | None, on_stored: Told
+    ) -> Written:
+        return _timed(stages, lambda told: self._collection.delete(ids, key, told), on_stored)
 
     def _check_number(self, count: int, field: str) -> None:
         limit = self._settings.upsert_limit
@@ -168,6 +174,22 @@ class Writer:
             count=view.count,
         )
         return [view.slots.ids[slot] for slot in np.flatnonzero(matching_N)]
+
+
+def _timed(stages: Stages, change: Callable[[Told], Written], on_stored: Told) -> Written:
+    """Make a change, and time what comes before it is stored and what comes after."""
+    since_s = time.perf_counter()
+
+    def told(written: Written) -> None:
+        nonlocal since_s
+        now_s = time.perf_counter()
+        stages.add("store", (now_s - since_s) * 1000.0)
+        since_s = now_s
+        on_stored(written)
+
+    written = change(told)
+    stages.add("apply", (time.perf_counter() - since_s) * 1000.0)
+    return written
 
 
 def _of_any(told: Told) -> Told:

@@ -94,10 +94,11 @@ async def delete(request: Request, wait: Wait = True) -> Response:
 )
 async def delete_chunk(request: Request, chunk_id: str, wait: Wait = True) -> Response:
     """Delete one chunk."""
+    stages = request.state.stages
     return await _write(
         request,
         "deleted",
-        lambda writer, _, *rest: writer.delete_chunk(chunk_id, *rest),
+        lambda writer, _, *rest: writer.delete_chunk(chunk_id, stages, *rest),
         wait=wait,
         bodiless=True,
     )
@@ -111,10 +112,11 @@ async def delete_chunk(request: Request, chunk_id: str, wait: Wait = True) -> Re
 )
 async def delete_document(request: Request, document_id: str, wait: Wait = True) -> Response:
     """Delete a document with all its chunks."""
+    stages = request.state.stages
     return await _write(
         request,
         "deleted",
-        lambda writer, _, *rest: writer.delete_document(document_id, *rest),
+        lambda writer, _, *rest: writer.delete_document(document_id, stages, *rest),
         wait=wait,
         bodiless=True,
     )
@@ -215,7 +217,8 @@ async def _write(
 
     def job() -> Written:
         stages.add("wait", (time.perf_counter() - arrived) * 1000.0)
-        parsed = None if bodiless else read_body(media, body)
+        with stages.stage("parse"):
+            parsed = None if bodiless else read_body(media, body)
         return act(writer, parsed, key, tell)
 
     working = asyncio.ensure_future(service.writers.run(job))

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from service import browse
 from service.answers import Model, Models, Ready, Reloaded
 from service.api.reply import answer_media, look_up, metrics_of, service_of
+from service.background import aside
 from service.errors import NotFoundError
 from service.media import Media, content_media, read_body, write_body
 from service.modes import DEFAULT_MODEL
