@@ -162,6 +162,10 @@ class Collection:
             self._models = {**self._models, model.name: model}
             self._publish(self._version)
         self.changed.set()
+        if model.index is not None:
+            rows = model.slots.rows.array[: model.index.size]
+            with self._building:  # which saves, too
+                self._snapshots.save(model.state, model.index, rows, model.name)
 
     def due(self) -> bool:
         """Whether enough has changed for the indexes to be built again."""

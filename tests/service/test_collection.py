@@ -255,3 +255,17 @@ def test_a_manifest_says_what_was_built(copy: Path) -> None:
     assert manifest["factory"] == "Flat"
     assert manifest["size"] == 48
     assert set(manifest["fingerprint"]) == {"store_id", "checkpoint", "dimension"}
+
+
+def test_a_model_that_was_reloaded_starts_from_what_was_saved(
+    copy: Path, checkpoint: Path, tmp_path: Path, opening: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    collection = opening(copy, checkpoint)
+    other = write_checkpoint(tmp_path / "other", seed=8)
+    state = load_state(other, DIMENSION)
+    collection.set_model(collection.prepare_model("default", state, rerank=True))
+    stored_is_found(collection)
+    with caplog.at_level(logging.INFO):
+        collection = opening(copy, other)
+    assert not caplog.records
+    stored_is_found(collection)
