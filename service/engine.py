@@ -6,23 +6,21 @@ event loop. Each request takes one view of the collection and keeps it to its en
 Shapes: B = 1 query, L window, K candidates, N chunks of a bag, D dimension.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from models.index import Rows
-from models.ranking import RERANK_DEPTH, rank_rows
 from models.restore import restore
-from models.scoring import Floats, Method, Queries, Scorer
+from models.scoring import Method
 from service.collection import Collection
-from service.decode import Candidates, Decoder, Embed, Window
-from service.encode import Encoder, Hit
-from service.errors import BatchTooLargeError, DeadlineError, TopKTooLargeError
-from service.modes import DEFAULT_MODEL, Choice, Mode, choose, out_of_time, require_order
-from service.retrieval import Scope, retrieve
+from service.decode import Decoder, Embed, Window
+from service.encode import Contents, Encoder
+from service.errors import BatchTooLargeError, TopKTooLargeError
+from service.modes import DEFAULT_MODEL, Mode, require_order
+from service.ranking import Outcome, Ranked, Task, rank_all
+from service.retrieval import Scope
 from service.schemas import (
     OrderBatch,
     OrderPair,
@@ -36,19 +34,41 @@ from service.settings import Settings
 from service.timing import Deadline, Stages
 from service.view import Served, View
 
+NO_SCOPE = Scope(allowed_N=None, excluded=np.empty(0, np.int64))
+
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """One decoded rank query."""
+class Question:
+    """A decoded request for ranks or scores, and how its answer is written."""
 
-    view: View
-    served: Served
-    scorer: Scorer
-    """With the re-ranker, or without."""
-    window: Window
-    candidates: Candidates | None
-    scope: Scope
-    top_k: int
+    tasks: list[Task]
+    batch: bool
+    """Whether it came, and is answered, as a list."""
+    stages: Stages
+    contents: Contents
+    given_order: bool = False
+    """Whether candidates are answered in their given order."""
+
+    def answer(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        """Write the answer to all its queries.
+
+        Raises:
+            ServiceError: If one of them cannot be answered.
+            GoneError: If nobody waits for the answer.
+        """
+        answers = []
+        for task, outcome in zip(self.tasks, outcomes, strict=True):
+            if not isinstance(outcome, Ranked):
+                raise outcome
+            hits = outcome.hits
+            if self.given_order:
+                hits = sorted(hits, key=lambda hit: hit.candidate or 0)
+            with task.stages.stage("encode"):
+                encoder = Encoder(task.view, task.served, self.contents)
+                found = encoder.answer(outcome.choice, outcome.alpha_L, hits, outcome.neighbours)
+            self.stages.absorb(task.stages)
+            answers.append(found | {"timings_ms": task.stages.elapsed_ms})
+        return {"answers": answers} if self.batch else answers[0]
 
 
 class Engine:
@@ -70,25 +90,52 @@ class Engine:
 
         Raises:
             ServiceError: If the request is at fault or cannot be answered.
+            GoneError: If nobody waits for the answer.
         """
-        view = self.collection.view
-        if not (isinstance(body, dict) and "queries" in body):
-            return self._rank_one(view, check(RankQuery, body), "", stages, deadline)
-        queries = check(RankBatch, body).queries
-        self._check_batch(queries, "queries")
-        return {
-            "answers": [
-                self._rank_one(view, query, f"queries.{place}.", stages, deadline)
-                for place, query in enumerate(queries)
-            ]
-        }
+        question = self.ask_rank(body, stages, deadline)
+        return question.answer(rank_all(question.tasks))
 
     def score(self, body: object, stages: Stages, deadline: Deadline) -> dict[str, Any]:
         """Answer ``/v1/score``: explicit candidates, in the given order.
 
         Raises:
             ServiceError: If the request is at fault or cannot be answered.
+            GoneError: If nobody waits for the answer.
         """
+        question = self.ask_score(body, stages, deadline)
+        return question.answer(rank_all(question.tasks))
+
+    def ask_rank(self, body: object, stages: Stages, deadline: Deadline) -> Question:
+        """Decode what ``/v1/rank`` is asked.
+
+        Raises:
+            ServiceError: If the request is at fault.
+            GoneError: If nobody waits for the answer.
+        """
+        deadline.check()
+        view = self.collection.view
+        batch = isinstance(body, dict) and "queries" in body
+        if batch:
+            queries = check(RankBatch, body).queries
+            self._check_batch(queries, "queries")
+            prefixes = [f"queries.{place}." for place in range(len(queries))]
+        else:
+            queries, prefixes = [check(RankQuery, body)], [""]
+        tasks = []
+        for query, prefix in zip(queries, prefixes, strict=True):
+            own = Stages()
+            with own.stage("decode"):
+                tasks.append(self._decode(view, query, prefix, own, deadline))
+        return Question(tasks=tasks, batch=batch, stages=stages, contents=self._contents)
+
+    def ask_score(self, body: object, stages: Stages, deadline: Deadline) -> Question:
+        """Decode what ``/v1/score`` is asked.
+
+        Raises:
+            ServiceError: If the request is at fault.
+            GoneError: If nobody waits for the answer.
+        """
+        deadline.check()
         query = check(ScoreQuery, body)
         view, own = self.collection.view, Stages()
         with own.stage("decode"):
@@ -100,12 +147,15 @@ class Engine:
                 scorer=served.scorer if query.rerank else served.plain,
                 window=decoder.window(query),
                 candidates=decoder.candidates(query.candidates),
-                scope=Scope(allowed_N=None, excluded=np.empty(0, np.int64)),
+                scope=NO_SCOPE,
                 top_k=len(query.candidates),
+                mode=Mode(query.mode),
+                deadline=deadline,
+                stages=own,
             )
-        choice, queries, hits = self._in_time(task, Mode(query.mode), own, deadline)
-        hits = sorted(hits, key=lambda hit: hit.candidate or 0)
-        return self._encode(task, choice, queries, hits, own, stages)
+        return Question(
+            tasks=[task], batch=False, stages=stages, contents=self._contents, given_order=True
+        )
 
     def order(self, body: object, stages: Stages, deadline: Deadline) -> dict[str, Any]:
         """Answer ``/v1/order``: one pair, or several.
@@ -163,35 +213,24 @@ class Engine:
             return
         served = served or view.served(DEFAULT_MODEL)
         raw_LD = np.full((1, view.dimension), view.dimension**-0.5, np.float32)
-        task = Task(
-            view=view,
-            served=served,
-            scorer=served.scorer,
-            window=Window(raw_LD=raw_LD, slots=np.empty(0, np.int64)),
-            candidates=None,
-            scope=Scope(allowed_N=None, excluded=np.empty(0, np.int64)),
-            top_k=1,
-        )
         for wanted in (Mode.AUTO, Mode.RETRIEVAL):
-            self._steps(task, choose(wanted, served.state), Stages(), None)
+            task = Task(
+                view=view,
+                served=served,
+                scorer=served.scorer,
+                window=Window(raw_LD=raw_LD, slots=np.empty(0, np.int64)),
+                candidates=None,
+                scope=NO_SCOPE,
+                top_k=1,
+                mode=wanted,
+            )
+            for outcome in rank_all([task]) + rank_all([task, task]):
+                if not isinstance(outcome, Ranked):
+                    raise outcome
 
-    def _rank_one(
-        self, view: View, query: RankQuery, prefix: str, stages: Stages, deadline: Deadline
-    ) -> dict[str, Any]:
-        own = Stages()
-        deadline.check()
-        with own.stage("decode"):
-            task = self._decode(view, query, prefix)
-        choice, queries, hits = self._in_time(task, Mode(query.mode), own, deadline)
-        neighbours = None
-        if query.explain:
-            retrieval = choose(Mode.RETRIEVAL, task.served.state)
-            with own.stage("explain"):
-                _, near = self._steps(task, retrieval, Stages(), None)
-            neighbours = (retrieval, near)
-        return self._encode(task, choice, queries, hits, own, stages, neighbours)
-
-    def _decode(self, view: View, query: RankQuery, prefix: str) -> Task:
+    def _decode(
+        self, view: View, query: RankQuery, prefix: str, own: Stages, deadline: Deadline
+    ) -> Task:
         served = view.served(query.model, f"{prefix}model")
         limit = self._settings.top_k_limit
         if query.top_k > limit:
@@ -210,92 +249,16 @@ class Engine:
             candidates=candidates,
             scope=scope,
             top_k=query.top_k,
+            mode=Mode(query.mode),
+            explain=query.explain,
+            deadline=deadline,
+            stages=own,
         )
 
     def _decoder(self, view: View, served: Served) -> Decoder:
         return Decoder(
             view, window=served.scorer.window, settings=self._settings, embed=self._embed
         )
-
-    def _in_time(
-        self, task: Task, wanted: Mode, own: Stages, deadline: Deadline
-    ) -> tuple[Choice, Queries, list[Hit]]:
-        choice = choose(wanted, task.served.state)
-        # DIRECT is what auto falls back to, so there is nothing quicker to hurry to.
-        patient = wanted is Mode.AUTO and choice.method is Method.DIRECT
-        try:
-            return choice, *self._steps(task, choice, own, None if patient else deadline)
-        except DeadlineError:
-            if wanted is not Mode.AUTO:
-                raise
-        choice = out_of_time()
-        return choice, *self._steps(task, choice, own, None)
-
-    def _steps(
-        self, task: Task, choice: Choice, own: Stages, deadline: Deadline | None
-    ) -> tuple[Queries, list[Hit]]:
-        _check_time(deadline)
-        with own.stage("query"):
-            packed = task.served.scorer.pack([task.window.raw_LD])
-            queries = task.served.scorer.query(*packed, choice.method)
-        if task.candidates is None:
-            with own.stage("search"):
-                slots = self._search(task, queries)
-        _check_time(deadline)
-        with own.stage("rerank"):
-            if task.candidates is None:
-                return queries, self._rank_slots(task, queries, slots)
-            return queries, self._rank_explicit(task, queries, task.candidates)
-
-    def _search(self, task: Task, queries: Queries) -> Rows:
-        """Retrieve the slots (K,) to re-rank, rising, as deep as offline evaluation does."""
-        space = task.view.space_for(task.served, queries.method)
-        depth = max(RERANK_DEPTH, task.top_k)
-        return retrieve(
-            task.view, space, queries.vectors_BD[0], task.scope, depth=depth, wanted=task.top_k
-        )
-
-    def _rank_slots(self, task: Task, queries: Queries, slots: Rows) -> list[Hit]:
-        if not len(slots):
-            return []
-        limit = task.scope.max_per_document
-        top_k = task.top_k if limit is None else len(slots)
-        raw_ND, projected_ND = task.view.raw.vectors, task.served.space.vectors
-        ranking = rank_rows(task.scorer, queries, raw_ND, projected_ND, slots[None], top_k)[0]
-        ids = task.view.slots.ids
-        hits = [
-            Hit(
-                id=ids[slot],
-                slot=int(slot),
-                score=ranking.scores_K[place],
-                mixture=ranking.mixture_K[place],
-                order=ranking.order_K[place],
-                rerank=ranking.rerank_K[place],
-            )
-            for place, slot in enumerate(ranking.rows_K)
-        ]
-        return hits if limit is None else _spread(hits, task.view, limit)[: task.top_k]
-
-    def _rank_explicit(self, task: Task, queries: Queries, candidates: Candidates) -> list[Hit]:
-        projected_KD = candidates.raw_KD
-        if queries.method is Method.P8:
-            projected_KD = _projected(task.served, candidates)
-        scores = task.scorer.score(queries, candidates.raw_KD, projected_KD)
-        dropped = {task.view.slots.ids[slot] for slot in task.scope.excluded}
-        hits = [
-            Hit(
-                id=candidates.ids[place],
-                slot=int(slot),
-                candidate=place,
-                score=scores.total_BK[0, place],
-                mixture=scores.mixture_BK[0, place],
-                order=scores.order_BK[0, place],
-                rerank=scores.rerank_BK[0, place],
-            )
-            for place, slot in enumerate(candidates.slots_K)
-            if candidates.ids[place] is None or candidates.ids[place] not in dropped
-        ]
-        return sorted(hits, key=lambda hit: -hit.score)[: task.top_k]
 
     def _order_one(
         self, view: View, pair: OrderPair, prefix: str, stages: Stages, deadline: Deadline
@@ -311,53 +274,11 @@ class Engine:
             probability = served.scorer.order_probability(a_D[None], b_D[None])[0]
         return {"p_b_after_a": float(probability)}
 
-    def _encode(
-        self,
-        task: Task,
-        choice: Choice,
-        queries: Queries,
-        hits: list[Hit],
-        own: Stages,
-        stages: Stages,
-        neighbours: tuple[Choice, list[Hit]] | None = None,
-    ) -> dict[str, Any]:
-        alpha_L = queries.alpha_BL[0, -len(task.window.raw_LD) :]
-        with own.stage("encode"):
-            encoder = Encoder(task.view, task.served, self.collection.store.contents)
-            answer = encoder.answer(choice, alpha_L, hits, neighbours)
-        stages.absorb(own)
-        answer["timings_ms"] = own.elapsed_ms
-        return answer
+    @property
+    def _contents(self) -> Contents:
+        return self.collection.store.contents
 
     def _check_batch(self, items: Sequence[object], field: str) -> None:
         limit = self._settings.batch_limit
         if len(items) > limit:
             raise BatchTooLargeError(field, f"at most {limit} {field}", str(len(items)))
-
-
-def _projected(served: Served, candidates: Candidates) -> Floats:
-    posted = candidates.slots_K < 0
-    projected_KD = served.space.vectors[np.maximum(candidates.slots_K, 0)]
-    if posted.any():
-        projected_KD[posted] = served.scorer.project(candidates.raw_KD[posted])
-    return projected_KD
-
-
-def _spread(hits: list[Hit], view: View, limit: int) -> list[Hit]:
-    """Keep the best ``limit`` hits of each document."""
-    held = Counter[str]()
-    kept = []
-    for hit in hits:
-        document_id = view.slots.document_ids[hit.slot]
-        held[document_id] += 1
-        if held[document_id] <= limit:
-            kept.append(hit)
-    return kept
-
-
-def _check_time(deadline: Deadline | None) -> None:
-    if deadline is None:
-        return
-    deadline.check()
-    if deadline.passed:
-        raise DeadlineError(f"no answer in the wanted mode within {deadline.limit_ms:g} ms")

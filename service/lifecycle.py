@@ -24,6 +24,7 @@ from service.errors import CheckpointRejectedError, NotReadyError, UnknownModelE
 from service.metrics import Gauges, ModelGauge
 from service.modes import DEFAULT_MODEL, ModelState, load_state
 from service.opening import Opened, checkpoints_of, open_collection
+from service.ranking import rank_all
 from service.settings import Settings
 from service.store import StoreError
 from service.view import View
@@ -62,7 +63,7 @@ class Service:
         self._reason = "loading"
         self._thread = threading.Thread(target=self._load, name="load", daemon=True)
         threads = (settings.retry_after_s, lambda: _set_threads(settings.torch_threads))
-        self.workers = Workers(settings.workers, settings.queue_limit, *threads)
+        self.workers = Workers(settings.workers, settings.queue_limit, *threads, compute=rank_all)
         self.writers = Workers(1, settings.write_queue_limit, *threads, name="writer")
 
     @property

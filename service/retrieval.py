@@ -7,6 +7,7 @@ Shapes: N slots, M slots that are looked at, D dimension.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,46 @@ def retrieve(
     return _diverse(view, space, query_D, scope, depth, wanted)
 
 
+def retrieve_many(
+    view: View,
+    space: Space,
+    query_BD: Floats,
+    scopes: Sequence[Scope],
+    *,
+    depth: int,
+    wanted: Sequence[int],
+) -> list[Rows]:
+    """Find the candidates of several queries, each as ``retrieve`` does; one search for the most.
+
+    Args:
+        view: What there is.
+        space: Where to search.
+        query_BD: Unit queries of that space.
+        scopes: Which slots may be answered to each.
+        depth: Candidates to find at once.
+        wanted: For each, the results that must be left when a limit a document is applied.
+    """
+    plain = [row for row, scope in enumerate(scopes) if _is_plain(scope, depth)]
+    found: dict[int, Rows] = {}
+    if len(plain) > 1:
+        reach = depth + max(len(scopes[row].excluded) for row in plain)
+        alive_N = view.alive if view.dead else None
+        slots_BK = _search_many(view, space, query_BD[plain], alive_N, reach)
+        for row, slots in zip(plain, slots_BK, strict=True):
+            found[row] = np.sort(slots[~np.isin(slots, scopes[row].excluded)][:depth])
+    for row, scope in enumerate(scopes):
+        if row not in found:
+            found[row] = retrieve(
+                view, space, query_BD[row], scope, depth=depth, wanted=wanted[row]
+            )
+    return [found[row] for row in range(len(scopes))]
+
+
+def _is_plain(scope: Scope, depth: int) -> bool:
+    unlimited = scope.allowed_N is None and scope.max_per_document is None
+    return unlimited and len(scope.excluded) <= depth
+
+
 def nearest(
     view: View,
     space: Space,
@@ -87,6 +128,28 @@ def _search(view: View, space: Space, query_D: Floats, allowed_N: Bools | None, 
         scores = np.concatenate([found_BK[0][0][known], scores])
         slots = np.concatenate([found_BK[1][0][known], slots])
     return slots[np.lexsort((slots, -scores))][:reach]
+
+
+def _search_many(
+    view: View, space: Space, query_BD: Floats, alive_N: Bools | None, reach: int
+) -> list[Rows]:
+    """Like ``_search``, of several queries at once."""
+    if space.index is None:
+        return [_search(view, space, query_D, alive_N, reach) for query_D in query_BD]
+    fresh = np.arange(space.indexed, view.count)
+    if alive_N is not None:
+        fresh = fresh[alive_N[fresh]]
+    built_N = None if alive_N is None else alive_N[: space.indexed]
+    scores_BK, slots_BK = space.index.search(query_BD, min(reach, space.indexed), built_N)
+    found = []
+    for query_D, scores, slots in zip(query_BD, scores_BK, slots_BK, strict=True):
+        known = slots >= 0
+        scores, slots = scores[known], slots[known]
+        if len(fresh):
+            more = _compare(space, query_D, fresh, reach)
+            scores, slots = np.concatenate([scores, more[0]]), np.concatenate([slots, more[1]])
+        found.append(slots[np.lexsort((slots, -scores))][:reach])
+    return found
 
 
 def _compare(space: Space, query_D: Floats, slots: Rows, depth: int) -> tuple[Floats, Rows]:

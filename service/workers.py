@@ -1,25 +1,67 @@
-"""A few threads for everything that computes, behind a queue of bounded length."""
+"""A few threads for everything that computes, behind one queue of bounded length.
+
+Queries that wait are taken together, those of different requests too: a batch is whatever has come
+while the one before was computed. Nothing waits for a batch to fill. A request of many queries
+gives way to others: each batch takes one query of each request in turn until it is full.
+"""
 
 import asyncio
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 from service.errors import QueueFullError, UnavailableError
 
 T = TypeVar("T")
+
+BATCH_LIMIT = 32
+"""Most queries computed together; more gain nothing (docs/benchmarks.md)."""
+
+
+class Question(Protocol):
+    """A request whose parts can be computed together with those of others."""
+
+    @property
+    def tasks(self) -> Sequence[Any]:
+        """The parts."""
+
+
+Compute = Callable[[Sequence[Any]], Sequence[Any]]
+"""Computes parts of any questions together; an outcome each, in their order."""
+
+
+@dataclass(eq=False, kw_only=True)
+class _Job:
+    """What waits for a thread, and whoever waits for it."""
+
+    future: "asyncio.Future[Any]"
+    run: Callable[[], Any]
+    """All of it, or the first step: to prepare the question."""
+    finish: Callable[[Any, list[Any]], Any] | None = None
+    """The last step of a question."""
+    question: Question | None = None
+    outcomes: list[Any] = field(default_factory=list)
+    taken: int = 0
+
+    @property
+    def left(self) -> int:
+        """Parts that are not computed yet."""
+        return 0 if self.question is None else len(self.question.tasks) - self.taken
 
 
 class Workers:
     """Runs jobs off the event loop, and refuses them when too many wait.
 
     Args:
-        threads: Jobs that run at once.
+        threads: Jobs, or batches, that run at once.
         queue_limit: Jobs that may wait beside those.
         retry_after_s: What a refused caller is told to wait.
         prepare: Run first in every thread.
         name: Of the threads.
+        compute: Computes parts of questions.
     """
 
     def __init__(
@@ -29,18 +71,27 @@ class Workers:
         retry_after_s: int,
         prepare: Callable[[], None] = lambda: None,
         name: str = "worker",
+        compute: Compute = lambda parts: parts,
     ) -> None:
-        self._pool = ThreadPoolExecutor(threads, name, initializer=prepare)
-        self._threads = threads
         self._limit = threads + queue_limit
         self._retry_after_s = retry_after_s
-        self._lock = threading.Lock()
+        self._prepare = prepare
+        self._compute = compute
+        self._queue: deque[_Job] = deque()
+        self._came = threading.Condition()
         self._pending = 0
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
         """Jobs that wait for a thread."""
-        return max(0, self._pending - self._threads)
+        return len(self._queue)
 
     async def run(self, job: Callable[[], T]) -> T:
         """Run a job in a worker thread and wait for its result.
@@ -49,28 +100,153 @@ class Workers:
             QueueFullError: If too many jobs are running and waiting already.
             UnavailableError: If the service is stopping.
         """
-        with self._lock:
+        result: T = await self._enter(_Job(future=_future(), run=job))
+        return result
+
+    async def ask(
+        self, prepare: Callable[[], Question], finish: Callable[[Any, list[Any]], T]
+    ) -> T:
+        """Have a question computed, together with others that wait, and wait for its answer.
+
+        Args:
+            prepare: Makes the question.
+            finish: Makes the answer of the question and its outcomes.
+
+        Raises:
+            QueueFullError: If too many jobs are running and waiting already.
+            UnavailableError: If the service is stopping.
+        """
+        result: T = await self._enter(_Job(future=_future(), run=prepare, finish=finish))
+        return result
+
+    def close(self) -> None:
+        """Finish what runs, drop what waits."""
+        with self._came:
+            self._closed = True
+            dropped = list(self._queue)
+            self._queue.clear()
+            self._pending -= len(dropped)
+            self._came.notify_all()
+        _deliver([(job, None, CancelledError()) for job in dropped])
+        for thread in self._threads:
+            thread.join()
+
+    def _enter(self, job: _Job) -> "asyncio.Future[Any]":
+        with self._came:
+            if self._closed:
+                raise UnavailableError(
+                    "the service is stopping", reason="stopping", retry_after_s=self._retry_after_s
+                )
             if self._pending >= self._limit:
                 raise QueueFullError(
                     f"{self._pending} requests are running or waiting already",
                     retry_after_s=self._retry_after_s,
                 )
             self._pending += 1
+            self._queue.append(job)
+            self._came.notify()
+        job.future.add_done_callback(lambda future: self._forget(job, future))
+        return job.future
+
+    def _forget(self, job: _Job, future: "asyncio.Future[Any]") -> None:
+        """Take a job out of the queue if whoever waited for it has gone."""
+        if future.cancelled():
+            with self._came:
+                if job in self._queue:
+                    self._queue.remove(job)
+                    self._pending -= 1
+
+    def _work(self) -> None:
+        self._prepare()
+        active: deque[_Job] = deque()
+        while True:
+            done: list[tuple[_Job, Any, BaseException | None]] = []
+            while len(active) < BATCH_LIMIT:
+                job = self._take(block=not active and not done)
+                if job is None:
+                    break
+                self._begin(job, active, done)
+            if not active and not done:
+                return  # closed
+            if active:
+                self._batch(active, done)
+            with self._came:
+                self._pending -= len(done)
+            _deliver(done)
+
+    def _take(self, *, block: bool) -> _Job | None:
+        with self._came:
+            while block and not self._queue and not self._closed:
+                self._came.wait()
+            return self._queue.popleft() if self._queue else None
+
+    def _begin(
+        self,
+        job: _Job,
+        active: deque[_Job],
+        done: list[tuple[_Job, Any, BaseException | None]],
+    ) -> None:
         try:
-            future = self._pool.submit(job)
-        except RuntimeError as error:  # the pool is shutting down
-            self._leave(None)
-            raise UnavailableError(
-                "the service is stopping", reason="stopping", retry_after_s=self._retry_after_s
-            ) from error
-        # The job, not the caller who waits for it, holds the place: a caller may hang up.
-        future.add_done_callback(self._leave)
-        return await asyncio.wrap_future(future)
+            result = job.run()
+        except BaseException as error:
+            done.append((job, None, error))
+            return
+        if job.finish is None:
+            done.append((job, result, None))
+        else:
+            job.question = result
+            active.append(job)
 
-    def close(self) -> None:
-        """Finish what runs, drop what waits."""
-        self._pool.shutdown(cancel_futures=True)
+    def _batch(
+        self, active: deque[_Job], done: list[tuple[_Job, Any, BaseException | None]]
+    ) -> None:
+        """Compute a batch, of one part of each question in turn, and finish what is complete."""
+        parts: list[Any] = []
+        owners: list[_Job] = []
+        turn = deque(active)
+        while turn and len(parts) < BATCH_LIMIT:
+            job = turn.popleft()
+            if job.left:
+                assert job.question is not None
+                parts.append(job.question.tasks[job.taken])
+                owners.append(job)
+                job.taken += 1
+                turn.append(job)
+        try:
+            outcomes = self._compute(parts)
+        except BaseException as error:
+            outcomes = [error] * len(parts)
+        for job, outcome in zip(owners, outcomes, strict=True):
+            job.outcomes.append(outcome)
+        for job in [job for job in active if not job.left]:
+            active.remove(job)
+            assert job.finish is not None
+            try:
+                done.append((job, job.finish(job.question, job.outcomes), None))
+            except BaseException as error:
+                done.append((job, None, error))
 
-    def _leave(self, _: Future[T] | None) -> None:
-        with self._lock:
-            self._pending -= 1
+
+def _future() -> "asyncio.Future[Any]":
+    return asyncio.get_running_loop().create_future()
+
+
+def _deliver(done: Sequence[tuple[_Job, Any, BaseException | None]]) -> None:
+    """Hand results to whoever waits; one call of the event loop for all."""
+    if not done:
+        return
+
+    def set_all() -> None:
+        for job, result, error in done:
+            if job.future.done():
+                continue
+            if isinstance(error, CancelledError):
+                job.future.cancel()
+            elif error is not None:
+                job.future.set_exception(error)
+            else:
+                job.future.set_result(result)
+
+    loop = done[0][0].future.get_loop()
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(set_all)

@@ -11,7 +11,7 @@ from service.answers import (
     ScoreAnswer,
     SequenceAnswer,
 )
-from service.api.reply import Octets, compute
+from service.api.reply import Octets, compute, compute_together
 from service.openapi import answers, body_of
 from service.schemas import (
     OrderBatch,
@@ -35,9 +35,9 @@ _STATUSES = (400, 401, 403, 406, 409, 413, 415, 422, 429, 501, 503, 504)
 )
 async def rank(request: Request) -> Response:
     """Rank which chunks come next: of the index, or of explicit candidates."""
-    return await compute(
+    return await compute_together(
         request,
-        lambda engine, *rest: engine.rank(*rest),
+        lambda engine, *rest: engine.ask_rank(*rest),
         Octets(kind=RankQuery, members=("context",)),
     )
 
@@ -50,9 +50,9 @@ async def rank(request: Request) -> Response:
 )
 async def score(request: Request) -> Response:
     """Score explicit candidates, in the given order."""
-    return await compute(
+    return await compute_together(
         request,
-        lambda engine, *rest: engine.score(*rest),
+        lambda engine, *rest: engine.ask_score(*rest),
         Octets(kind=ScoreQuery, members=("context",)),
     )
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,11 +12,12 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from service.engine import Engine
+from service.engine import Engine, Question
 from service.errors import InvalidRequestError
 from service.lifecycle import Service
 from service.media import Media, accepted_media, content_media, read_body, read_octets, write_body
 from service.metrics import Metrics
+from service.ranking import Outcome
 from service.schemas import Body
 from service.timing import Deadline, Stages
 
@@ -27,6 +28,7 @@ ANSWERS = (Media.JSON, Media.MSGPACK)
 TIMEOUT = "x-request-timeout"
 
 Ask = Callable[[Engine, object, Stages, Deadline], dict[str, Any]]
+AskTogether = Callable[[Engine, object, Stages, Deadline], Question]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,43 +63,96 @@ def answer_media(request: Request, offered: tuple[Media, ...] = ANSWERS) -> Medi
 
 
 async def compute(request: Request, ask: Ask, octets: Octets) -> Response:
-    """Have a worker answer a question.
+    """Have a worker answer a question by itself.
 
     Args:
         request: With the question as its body.
         ask: Answers the parsed body.
         octets: How a body of bare float32 is read.
     """
+    service, call = service_of(request), await _call(request, octets)
+
+    def job() -> tuple[bytes, dict[str, Any]]:
+        answer = ask(call.engine, call.parse(), call.stages, call.deadline)
+        return call.write(answer), answer
+
+    payload, answer = await attend(request, service.workers.run(job), call.deadline)
+    _count(request, answer)
+    return Response(payload, media_type=call.out)
+
+
+async def compute_together(request: Request, ask: AskTogether, octets: Octets) -> Response:
+    """Have a worker answer a question together with others that wait.
+
+    Args:
+        request: With the question as its body.
+        ask: Decodes the parsed body.
+        octets: How a body of bare float32 is read.
+    """
+    service, call = service_of(request), await _call(request, octets)
+
+    def prepare() -> Question:
+        return ask(call.engine, call.parse(), call.stages, call.deadline)
+
+    def finish(question: Question, outcomes: list[Outcome]) -> tuple[bytes, dict[str, Any]]:
+        answer = question.answer(outcomes)
+        return call.write(answer), answer
+
+    working = service.workers.ask(prepare, finish)
+    payload, answer = await attend(request, working, call.deadline)
+    _count(request, answer)
+    return Response(payload, media_type=call.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """A question that has come, and how it is read and answered."""
+
+    engine: Engine
+    stages: Stages
+    deadline: Deadline
+    out: Media
+    media: Media
+    body: bytes
+    arrived_s: float
+    octets: Octets
+    query: Mapping[str, str]
+
+    def parse(self) -> object:
+        """Read the body, in a worker."""
+        self.stages.add("wait", (time.perf_counter() - self.arrived_s) * 1000.0)
+        self.deadline.check()
+        with self.stages.stage("parse"):
+            if self.media is not Media.OCTETS:
+                return read_body(self.media, self.body)
+            dimension = self.engine.collection.view.dimension
+            members, kind = self.octets.members, self.octets.kind
+            return read_octets(self.body, self.query, members, kind, dimension=dimension)
+
+    def write(self, answer: dict[str, Any]) -> bytes:
+        """Write the answer, in a worker."""
+        with self.stages.stage("write"):
+            return write_body(self.out, answer)
+
+
+async def _call(request: Request, octets: Octets) -> _Call:
     service = service_of(request)
-    engine, stages = service.engine, request.state.stages
+    engine = service.engine
     media = content_media(request.headers.get("content-type"), tuple(Media))
     out = answer_media(request)
     limit_ms = _limit_ms(request, service)
     body = await request.body()
-    arrived = time.perf_counter()
-    deadline = Deadline(limit_ms)
-
-    def job() -> tuple[bytes, dict[str, Any]]:
-        stages.add("wait", (time.perf_counter() - arrived) * 1000.0)
-        deadline.check()
-        with stages.stage("parse"):
-            if media is Media.OCTETS:
-                parsed: object = read_octets(
-                    body,
-                    request.query_params,
-                    octets.members,
-                    octets.kind,
-                    dimension=engine.collection.view.dimension,
-                )
-            else:
-                parsed = read_body(media, body)
-        answer = ask(engine, parsed, stages, deadline)
-        with stages.stage("write"):
-            return write_body(out, answer), answer
-
-    payload, answer = await attend(request, service.workers.run(job), deadline)
-    _count(request, answer)
-    return Response(payload, media_type=out)
+    return _Call(
+        engine=engine,
+        stages=request.state.stages,
+        deadline=Deadline(limit_ms),
+        out=out,
+        media=media,
+        body=body,
+        arrived_s=time.perf_counter(),
+        octets=octets,
+        query=request.query_params,
+    )
 
 
 async def look_up(request: Request, find: Callable[[Engine], dict[str, Any]]) -> Response:
