@@ -108,7 +108,7 @@ def filters(chunks: Chunks, seed: int) -> Iterator[Filtered]:
         told = {"document_ids": some}
         if len(some) == 1:
             told["position"] = {"lt": wanted}
-        yield Filtered(f"{len(some)} documents", told, allowed_N)
+        yield Filtered(f"documents: {len(some)}", told, allowed_N)
 
 
 def fill(chunks: Chunks, settings: Settings) -> None:
@@ -193,6 +193,7 @@ def switch(chunks: Chunks, settings: Settings, queries: dict[str, np.ndarray]) -
     print("| space | filter | allowed | one by one, ms | graph, ms | graph's recall |")
     print("|---|---|---|---|---|---|")
     for name, space in spaces.items():
+        print(f"| {name} | none | {_both_ways(view, space, queries[name], None)}", flush=True)
         for key, values_N in (("u", chunks.u_N), ("topic", chunks.topic_N)):
             for share in SWITCH_SHARES:
                 line = _both_ways(view, space, queries[name], values_N < share)
@@ -200,21 +201,27 @@ def switch(chunks: Chunks, settings: Settings, queries: dict[str, np.ndarray]) -
     opened.close()
 
 
-def _both_ways(view: View, space: Space, queries_BD: np.ndarray, allowed_N: np.ndarray) -> str:
-    scope = Scope(allowed_N=allowed_N, excluded=np.empty(0, np.int64))
-    truth = BruteForce(space.vectors[: view.count], queries_BD)
-    exact_ms, graph_ms, recalls = [], [], []
-    for _ in range(ROUNDS):
-        for number, query_D in enumerate(queries_BD):
-            for times_ms, exact_up_to in ((exact_ms, view.count), (graph_ms, 0)):
-                began_s = time.perf_counter()
-                found = nearest(view, space, query_D, scope, RERANK_DEPTH, exact_up_to=exact_up_to)
-                times_ms.append((time.perf_counter() - began_s) * 1000.0)
-            recalls.append(truth.recall(number, found.tolist(), allowed_N, RERANK_DEPTH))
-    return (
-        f"{allowed_N.sum():,} | {np.median(exact_ms):.2f} | {np.median(graph_ms):.2f} "
-        f"| {np.mean(recalls):.4f} |"
+def _both_ways(
+    view: View, space: Space, queries_BD: np.ndarray, allowed_N: np.ndarray | None
+) -> str:
+    every_N = np.ones(view.count, np.bool_) if allowed_N is None else allowed_N
+    nothing = np.empty(0, np.int64)
+    ways = (
+        (Scope(allowed_N=every_N, excluded=nothing), view.count),
+        (Scope(allowed_N=allowed_N, excluded=nothing), 0),
     )
+    truth = BruteForce(space.vectors[: view.count], queries_BD)
+    times_ms: tuple[list[float], list[float]] = ([], [])
+    recalls = []
+    for number, query_D in enumerate(np.concatenate([queries_BD] * ROUNDS)):
+        for (scope, exact_up_to), some_ms in zip(ways, times_ms, strict=True):
+            began_s = time.perf_counter()
+            found = nearest(view, space, query_D, scope, RERANK_DEPTH, exact_up_to=exact_up_to)
+            some_ms.append((time.perf_counter() - began_s) * 1000.0)
+        query = number % len(queries_BD)
+        recalls.append(truth.recall(query, found.tolist(), every_N, RERANK_DEPTH))
+    one_by_one_ms, graph_ms = (np.median(some_ms) for some_ms in times_ms)
+    return f"{every_N.sum():,} | {one_by_one_ms:.2f} | {graph_ms:.2f} | {np.mean(recalls):.4f} |"
 
 
 def run(args: argparse.Namespace, folder: Path) -> int:

@@ -229,11 +229,10 @@ def _report(
     lost = len(set(found.lost))
     if found.looked_up:
         share = 1.0 - lost / found.looked_up
-        print(f"acknowledged and looked up: {found.looked_up:,}; searched for, at once and again ")
-        print(f"at the end: {len(found.searched):,}; lost: {lost}; fraction found: {share:.6f}")
-    built = [span.end_s - span.start_s for span in watch.building]
-    print(f"indexes were built {len(watch.versions) - 1} times, in about (s): ", end="")
-    print(", ".join(f"{seconds:.1f}" for seconds in built) or "too little to be seen")
+        print(f"looked up: {found.looked_up:,}; searched for, and again at the end: ", end="")
+        print(f"{len(found.searched):,}; not found: {lost}; fraction found: {share:.6f}")
+    spent = ", ".join(f"{span.end_s - span.start_s:.1f}" for span in watch.building)
+    print(f"indexes were built {len(watch.versions) - 1} times, in stretches of (s): {spent}")
     print("\n" + FIGURES_HEAD)
     print(Figures.of(ingest.took_ms).row("upsert of a batch"))
 

@@ -75,7 +75,7 @@ class VectorIndex:
         return VectorIndex(grown, self.factory)
 
     def search(
-        self, query_BD: Floats, k: int, allowed_N: Bools | None = None
+        self, query_BD: Floats, k: int, allowed_N: Bools | None = None, *, effort: int = 1
     ) -> tuple[Floats, Rows]:
         """Find the ``k`` best rows of each query.
 
@@ -83,18 +83,19 @@ class VectorIndex:
             query_BD: Unit queries.
             k: Results wanted a query; fewer are found when fewer are allowed.
             allowed_N: If given, only rows where it is True may be answered.
+            effort: How many times wider than usual a graph is searched.
 
         Returns:
             Scores and rows, each (B, k); row -1 with score -inf where there is no result.
         """
-        params = self._parameters(k, allowed_N)
+        params = self._parameters(k, allowed_N, effort)
         scores_BK, rows_BK = self._index.search(
             np.ascontiguousarray(query_BD, np.float32), k, params=params
         )
         scores_BK[rows_BK < 0] = -np.inf
         return scores_BK, rows_BK
 
-    def _parameters(self, k: int, allowed_N: Bools | None) -> Any:
+    def _parameters(self, k: int, allowed_N: Bools | None, effort: int) -> Any:
         arguments: dict[str, Any] = {}
         share = 1.0
         if allowed_N is not None:
@@ -104,7 +105,7 @@ class VectorIndex:
             arguments["sel"] = faiss.IDSelectorBitmap(bitmap)  # type: ignore[call-arg]
         if isinstance(self._index, faiss.IndexHNSW):
             # The graph is walked through rows that may not be answered, too.
-            ef = int(max(HNSW_SEARCH_EF, 2 * k) / share)
+            ef = int(effort * max(HNSW_SEARCH_EF, 2 * k) / share)
             return faiss.SearchParametersHNSW(efSearch=ef, **arguments)  # type: ignore[attr-defined]
         return faiss.SearchParameters(**arguments) if arguments else None
 

@@ -35,8 +35,9 @@ def documents(collection: Collection, limit: int, offset: int) -> dict[str, Any]
     names = list(alive_in)
     page = [(one, view.document(one)) for one in itertools.islice(names, offset, offset + limit)]
     page = [(one, slots) for one, slots in page if len(slots)]
-    rows = view.slots.rows.array
-    contents = collection.store.contents([int(rows[slots[0]]) for _, slots in page])
+    rows, ids = view.slots.rows.array, view.slots.ids
+    firsts = [int(slots[0]) for _, slots in page]
+    contents = collection.store.contents({int(rows[slot]): ids[slot] for slot in firsts})
     return {
         "total": len(names),
         "documents": [
@@ -192,14 +193,15 @@ def _chunks(
     collection: Collection, view: View, slots: list[int], vector: bool
 ) -> list[dict[str, Any]]:
     rows, positions = view.slots.rows.array, view.slots.positions.array
-    contents = collection.store.contents([int(rows[slot]) for slot in slots])
+    ids = view.slots.ids
+    contents = collection.store.contents({int(rows[slot]): ids[slot] for slot in slots})
     found = []
     for slot in slots:
         if int(rows[slot]) not in contents:  # deleted since the view was taken
             continue
         text, metadata = contents[int(rows[slot])]
         one: dict[str, Any] = {
-            "id": view.slots.ids[slot],
+            "id": ids[slot],
             "document_id": view.slots.document_ids[slot],
             "position": int(positions[slot]),
             "text": text,

@@ -4,7 +4,7 @@ Numbers stay numpy float32 until they are written, so that JSON holds the shorte
 back as the same float32.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ from models.scoring import Floats, Method
 from service.modes import Choice, ModelState
 from service.view import Served, View
 
-Contents = Callable[[Sequence[int]], dict[int, tuple[str, dict[str, Any]]]]
-"""Reads texts and metadata of rows; those that were deleted are left out."""
+Contents = Callable[[Mapping[int, str]], dict[int, tuple[str, dict[str, Any]]]]
+"""Reads texts and metadata by row, given the ids; chunks that were deleted are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Encoder:
         near = neighbours[1] if neighbours else []
         rows = self._view.slots.rows.array
         slots = {hit.slot for hit in (*hits, *near) if hit.slot >= 0}
-        found = self._contents([int(rows[slot]) for slot in slots])
+        found = self._contents({int(rows[slot]): self._view.slots.ids[slot] for slot in slots})
         contents = {slot: found[row] for slot in slots if (row := int(rows[slot])) in found}
         answer = {
             "mode": choice.mode,

@@ -16,9 +16,11 @@ from models.index import Rows
 from models.scoring import Bools, Floats
 from service.view import Space, View
 
-EXACT_UP_TO = 50_000
-"""Slots that are compared one by one rather than searched through a graph that mostly leads
-elsewhere; benchmarks/filters.py shows both."""
+EXACT_UP_TO = 100_000
+"""Slots left by a filter that are compared one by one, in about 30 ms: a graph leads to where the
+query is, and may miss a fifth of what is left elsewhere. benchmarks/filters.py shows both."""
+FILTERED_EFFORT = 4
+"""How much wider a graph is searched for more slots than that."""
 PICKED_AT_ONCE = 1024
 """Vectors copied together when few of many are compared."""
 
@@ -111,10 +113,17 @@ def nearest(
     allowed_N[scope.excluded] = False
     if np.count_nonzero(allowed_N) <= exact_up_to:
         return _compare(space, query_D, np.flatnonzero(allowed_N), depth)[1]
-    return _search(view, space, query_D, allowed_N, depth)
+    return _search(view, space, query_D, allowed_N, depth, FILTERED_EFFORT)
 
 
-def _search(view: View, space: Space, query_D: Floats, allowed_N: Bools | None, reach: int) -> Rows:
+def _search(
+    view: View,
+    space: Space,
+    query_D: Floats,
+    allowed_N: Bools | None,
+    reach: int,
+    effort: int = 1,
+) -> Rows:
     """Search the index and what came after it; best first."""
     fresh = np.arange(space.indexed, view.count)
     if allowed_N is not None:
@@ -123,7 +132,7 @@ def _search(view: View, space: Space, query_D: Floats, allowed_N: Bools | None, 
     if space.index is not None:
         built_N = None if allowed_N is None else allowed_N[: space.indexed]
         wanted = min(reach, space.indexed)
-        found_BK = space.index.search(query_D[None], wanted, built_N)
+        found_BK = space.index.search(query_D[None], wanted, built_N, effort=effort)
         known = found_BK[1][0] >= 0
         scores = np.concatenate([found_BK[0][0][known], scores])
         slots = np.concatenate([found_BK[1][0][known], slots])

@@ -4,7 +4,7 @@ Shapes: N chunks, D dimension.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import orjson
 from models.scoring import Bools, Floats
 
 CHUNKS_A_BLOCK = 2048
+NAMES_A_STATEMENT = 500
 UNIT_TOLERANCE = 1e-3
 INSERT = (
     "INSERT INTO chunks (id, document_id, position, text, metadata, vector) "
@@ -140,3 +141,30 @@ def chunks_of(found: Sequence[Sequence[Any]], dimension: int) -> list[ChunkRow]:
         )
         for chunk, vector_D in zip(found, vectors_ND, strict=True)
     ]
+
+
+def contents_of(
+    db: sqlite3.Connection, ids: Mapping[int, str]
+) -> dict[int, tuple[str, dict[str, Any]]]:
+    """Read text and metadata of chunks by row, given the id of each.
+
+    A chunk that was written again since has what it has now; one that was deleted is left out.
+    """
+    found: dict[int, tuple[str, dict[str, Any]]] = {}
+    select = "SELECT row, id, text, metadata FROM chunks WHERE"
+    for some in portions(list(ids)):
+        marks = ",".join("?" * len(some))
+        for row, _, text, metadata in db.execute(f"{select} row IN ({marks})", some):
+            found[row] = (text, orjson.loads(metadata))
+    gone = {name: row for row, name in ids.items() if row not in found}
+    for some in portions(list(gone)):
+        marks = ",".join("?" * len(some))
+        for _, name, text, metadata in db.execute(f"{select} id IN ({marks})", some):
+            found[gone[name]] = (text, orjson.loads(metadata))
+    return found
+
+
+def portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Cut values into as many as one statement may name."""
+    for start in range(0, len(values), NAMES_A_STATEMENT):
+        yield values[start : start + NAMES_A_STATEMENT]

@@ -14,18 +14,27 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from models.index import Rows
 from service.errors import IdempotencyKeyReusedError, StorageFullError
 from service.migrations import SchemaError, migrate, readable_version
-from service.rows import CHUNKS_A_BLOCK, INSERT, chunks_of, info_of, values_of, walk
+from service.rows import (
+    CHUNKS_A_BLOCK,
+    INSERT,
+    NAMES_A_STATEMENT,
+    chunks_of,
+    contents_of,
+    info_of,
+    portions,
+    values_of,
+    walk,
+)
 from service.rows import ChunkRow as ChunkRow
 from service.rows import Kind as Kind
 from service.rows import StoreError as StoreError
@@ -33,7 +42,6 @@ from service.rows import StoreInfo as StoreInfo
 
 STORE_FILE = "store.sqlite"
 BUSY_TIMEOUT_S = 30.0
-NAMES_A_STATEMENT = 500
 IDEMPOTENCY_S = 24 * 3600.0
 
 
@@ -254,17 +262,12 @@ class Store:
         except (sqlite3.DatabaseError, json.JSONDecodeError, KeyError) as error:
             raise StoreError(f"{self.path}: damaged: {error}") from error
 
-    def contents(self, rows: Sequence[int]) -> dict[int, tuple[str, dict[str, Any]]]:
-        """Read text and metadata of some rows; those that were deleted are left out."""
-        found: dict[int, tuple[str, dict[str, Any]]] = {}
-        db = self._reader()
-        for some in _portions(rows):
-            marks = ",".join("?" * len(some))
-            for row, text, metadata in db.execute(
-                f"SELECT row, text, metadata FROM chunks WHERE row IN ({marks})", some
-            ):
-                found[row] = (text, orjson.loads(metadata))
-        return found
+    def contents(self, ids: Mapping[int, str]) -> dict[int, tuple[str, dict[str, Any]]]:
+        """Read text and metadata of chunks by row, given the id of each.
+
+        A chunk that was written again since has what it has now; one that was deleted is left out.
+        """
+        return contents_of(self._reader(), ids)
 
     def size_bytes(self) -> int:
         """Bytes of the file and its log."""
@@ -380,7 +383,7 @@ def _store_version(db: sqlite3.Connection) -> int:
 
 def _delete(db: sqlite3.Connection, ids: Sequence[str]) -> int:
     deleted = 0
-    for some in _portions(ids):
+    for some in portions(ids):
         marks = ",".join("?" * len(some))
         deleted += db.execute(f"DELETE FROM chunks WHERE id IN ({marks})", some).rowcount
     return deleted
@@ -390,8 +393,3 @@ def _insert(db: sqlite3.Connection, chunk: ChunkRow) -> int:
     row = db.execute(INSERT, values_of(chunk)).lastrowid
     assert row is not None
     return row
-
-
-def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(values), NAMES_A_STATEMENT):
-        yield values[start : start + NAMES_A_STATEMENT]

@@ -182,13 +182,13 @@ def _until(condition: Any, limit_s: float = 10.0) -> None:
 def test_a_signal_lets_running_requests_finish(data: Path, folders: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(data, tmp_path / "data")
     command = [sys.executable, "-m", "service", "serve", "--port", "0", "--data", str(folder)]
-    command += ["--checkpoint", str(folders / "one")]
+    command += ["--checkpoint", str(folders / "one"), "--batch-limit", "1000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline().decode() for _ in range(2)]
         url = next(line for line in lines if "listening" in line).split()[-1]
-        # 64 pairs in each of 8 requests at once, on one thread: some of it waits when it ends.
-        batch = {"pairs": [{"a_id": "alpha:0", "b_id": "alpha:1"}] * 64}
+        # Slow enough that most of them wait when it is told to stop, and all have come.
+        batch = {"pairs": [{"a_id": "alpha:0", "b_id": "alpha:1"}] * 1000}
         answers: list[int] = []
 
         def ask() -> None:
@@ -197,7 +197,16 @@ def test_a_signal_lets_running_requests_finish(data: Path, folders: Path, tmp_pa
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
             thread.start()
-        _until(lambda: len(answers) >= 1)
+        with Live(url, []).http as http:
+            waiting = 'nextchunk_queue_waiting{queue="compute"} '
+
+            def all_came() -> bool:
+                lines = http.get("/metrics").text.splitlines()
+                found = next(line for line in lines if line.startswith(waiting))
+                return len(answers) + 1 + float(found.removeprefix(waiting)) >= 8
+
+            _until(all_came)
+        assert len(answers) < 8
         process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join()

@@ -55,7 +55,10 @@ def test_what_was_written_is_read_back(tmp_path: Path, store: Store) -> None:
     assert rows == again.row_numbers().tolist() == [1, 2, 3, 4, 5]
     np.testing.assert_array_equal([chunk.vector_D for chunk in chunks], unit_rows(5, 1))
     assert [chunk.id for chunk in chunks] == [f"d:{row}" for row in range(5)]
-    assert again.contents([4, 99]) == {4: ("Text 3, größer", {"title": "T", "row": 3})}
+    content = ("Text 3, größer", {"title": "T", "row": 3})
+    assert again.contents({4: "d:3", 99: "nobody"}) == {4: content}
+    # A reader knows the chunk by the row that it had when it was written first.
+    assert again.contents({98: "d:3"}) == {98: content}
     assert [rows for rows, _ in again.blocks(3)] == [[4, 5]]
     assert [chunk.text for chunk in again.whole_chunks()][4] == "Text 4, größer"
     again.close()
