@@ -56,10 +56,11 @@ def test_reloading_under_load_fails_no_request(tmp_path: Path) -> None:
     seen = Counter(body["model"]["version"] for _, _, body in answered)
     assert set(seen) == set(expected)
     for number, _, body in answered:
-        # To the last bit: whatever a request begins with, it ends with.
-        assert _scores(body) == _scores(expected[body["model"]["version"]][number])
+        # Whatever a request begins with, it ends with. The last bits depend on the others that
+        # are computed with it; the two checkpoints are further apart.
+        assert _near(body, expected[body["model"]["version"]][number])
     one, other = expected.values()
-    assert all(_scores(a) != _scores(b) for a, b in zip(one, other, strict=True))
+    assert not any(_near(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_a_reload_is_refused_for_what_cannot_serve_here(tmp_path: Path) -> None:
@@ -95,8 +96,12 @@ def _ask(client: httpx.Client, question: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-def _scores(body: dict[str, Any]) -> list[tuple[str, np.float32]]:
-    return [(hit["id"], np.float32(hit["score"])) for hit in body["results"]]
+def _near(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    ids, scores = (
+        [[hit[part] for hit in body["results"]] for body in (one, other)]
+        for part in ("id", "score")
+    )
+    return ids[0] == ids[1] and bool(np.allclose(*scores, atol=1e-5))
 
 
 @contextmanager
