@@ -18,7 +18,7 @@ from service.errors import QueueFullError, UnavailableError
 T = TypeVar("T")
 
 BATCH_LIMIT = 32
-"""Most queries computed together; more gain nothing (docs/benchmarks.md)."""
+"""Most queries computed together, which bounds how long a batch keeps the next one waiting."""
 
 
 class Question(Protocol):

@@ -1,6 +1,7 @@
 """The operations of both clients: written once, and typed for each."""
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Never, ParamSpec, TypeVar, get_args, overload
 
@@ -11,20 +12,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Sync:
+class Sync(ABC):
     """A client that waits."""
 
+    @abstractmethod
     def send(self, call: Call[T]) -> T:
         """Carry out a call."""
-        raise NotImplementedError
 
 
-class Async:
+class Async(ABC):
     """A client that is awaited."""
 
+    @abstractmethod
     async def send(self, call: Call[T]) -> T:
         """Carry out a call."""
-        raise NotImplementedError
 
 
 class Operation(Generic[P, T]):
