@@ -26,6 +26,9 @@ from service.retrieval import Scope, retrieve_many
 from service.timing import Deadline, GoneError, Stages
 from service.view import Served, View
 
+PAIRS_AT_ONCE = 1 << 18
+"""Pairs of candidates re-ranked together, as many as one set of 512 has: it bounds the memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -147,8 +150,12 @@ def _rank(outcomes: "Sequence[Outcome | _Run]") -> None:
     """Score and sort what was found, or given."""
     runs = [one for one in outcomes if isinstance(one, _Run)]
     for group in _groups([run for run in runs if run.slots is not None], _of_rerank):
-        with _timed(group, "rerank"):
-            _rank_found(group)
+        width = max(len(run.slots) for run in group if run.slots is not None)
+        most = max(1, PAIRS_AT_ONCE // max(1, width * width))
+        for start in range(0, len(group), most):
+            part = group[start : start + most]
+            with _timed(part, "rerank"):
+                _rank_found(part)
     for run in runs:
         if run.task.candidates is not None:
             with _timed([run], "rerank"):
