@@ -82,7 +82,10 @@ def rank_corpus(
     """
     depth = max(RERANK_DEPTH, top_k)
     reach = min(depth + max(len(rows) for rows in excluded), len(corpus.raw_ND))
-    _, found_BR = corpus.index_for(queries.method).search(queries.vectors_BD, reach)
+    scores_BR, found_BR = corpus.index_for(queries.method).search(queries.vectors_BD, reach)
+    # Equal scores fall to the lower row at the edge, too; an index has them in any order.
+    lines_B1 = np.arange(len(found_BR))[:, None]
+    found_BR = found_BR[lines_B1, np.lexsort((found_BR, -scores_BR), axis=-1)]
     candidates_BK = np.full((len(found_BR), depth), -1, np.int64)
     for row, (found_R, drop) in enumerate(zip(found_BR, excluded, strict=True)):
         kept = found_R[(found_R >= 0) & ~np.isin(found_R, drop)][:depth]
