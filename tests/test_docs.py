@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.__main__ import main as service
+from tests.fault.kill import main as kill
 from training.__main__ import build_parser
 
 ROOT = Path(__file__).parent.parent
@@ -40,6 +41,10 @@ def test_commands_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert {word for word in words[1:] if "=" not in word} <= targets, words
         elif words[2] == "training":
             build_parser().parse_args(words[3:])
+        elif words[2] == "tests.fault.kill":
+            with pytest.raises(SystemExit) as end:
+                kill([*words[3:], "--help"])
+            assert end.value.code == 0, words
         else:
             assert words[2] == "service"
             with pytest.raises(SystemExit) as end:

@@ -57,4 +57,6 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    # In one piece, for two threads have something to say; print writes the line's end by itself.
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
