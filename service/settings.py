@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         256, ge=2, le=1000, description="Most chunks in a bag to be put into order."
     )
     upsert_limit: int = Field(
-        1000, ge=1, le=100_000, description="Most chunks written or deleted by one request."
+        1000, ge=1, le=100_000, description="Most chunks written, or ids deleted, by one request."
     )
     text_limit: int = Field(
         100_000, ge=1, description="Most characters of one text, in a chunk or a context."

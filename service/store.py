@@ -240,11 +240,6 @@ class Store:
         except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
             raise StoreError(f"{self.path}: damaged: {error}") from error
 
-    def whole_chunks(self) -> Iterator[ChunkRow]:
-        """Walk all chunks with their texts, in row order, as they stand at one moment."""
-        with self.at_one_moment() as (_, chunks):
-            yield from chunks()
-
     @contextlib.contextmanager
     def at_one_moment(self) -> Iterator[tuple[StoreInfo, Callable[[], Iterator[ChunkRow]]]]:
         """Hold on to the store as it stands: what it says about itself, and what walks its chunks.

@@ -21,6 +21,7 @@ from service.__main__ import main
 from service.embedding import CannotEmbedError, Embedder
 from service.server import build_server
 from service.settings import Settings
+from service.store import ChunkRow, Store
 from tests.synthetic import shape
 
 DIMENSION = 16
@@ -101,6 +102,12 @@ def index(prepared: Path, data: Path, checkpoint: Path | None = None) -> Path:
     flags = ["--checkpoint", str(checkpoint)] if checkpoint else []
     assert main(["index", str(prepared), "--data", str(data), *flags]) == 0
     return data
+
+
+def whole_chunks(store: Store) -> list[ChunkRow]:
+    """All chunks of a store with their texts, in row order."""
+    with store.at_one_moment() as (_, walk):
+        return list(walk())
 
 
 class Live:

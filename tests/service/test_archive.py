@@ -21,7 +21,7 @@ from service.retrieval import Scope, nearest
 from service.settings import Settings
 from service.store import STORE_FILE, ChunkRow, Kind, Store, StoreError
 
-from .conftest import DIMENSION, unit_rows
+from .conftest import DIMENSION, unit_rows, whole_chunks
 from .test_migrations import are_the_first, version_of, write_first
 
 ODD: dict[str, Any] = {
@@ -69,7 +69,7 @@ def whole(data: Path) -> list[tuple[Any, ...]]:
     with closing(Store(data / STORE_FILE, read_only=True)) as store:
         return [
             (one.id, one.document_id, one.position, one.text, repr(one.metadata), bits(one))
-            for one in store.whole_chunks()
+            for one in whole_chunks(store)
         ]
 
 
@@ -149,7 +149,7 @@ def test_an_old_store_is_exported_and_copied_as_it_is(tmp_path: Path) -> None:
     assert run("import", tmp_path / "new", tmp_path / "a.zip") == 0
     for copied in (tmp_path / "new" / STORE_FILE, tmp_path / "b.sqlite"):
         with closing(Store(copied)) as store:
-            are_the_first(list(store.whole_chunks()))
+            are_the_first(whole_chunks(store))
             assert (store.info().name, store.info().embedding_model) == ("old", "old-16")
 
 

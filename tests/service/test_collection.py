@@ -19,7 +19,7 @@ from service.settings import Settings
 from service.store import ChunkRow, StoreError
 from service.view import View
 
-from .conftest import DIMENSION, index, unit_rows, write_checkpoint, write_prepared
+from .conftest import DIMENSION, index, unit_rows, whole_chunks, write_checkpoint, write_prepared
 
 NOTHING = Scope(allowed_N=None, excluded=np.empty(0, np.int64))
 
@@ -57,7 +57,7 @@ Open = Callable[..., Collection]
 def stored_is_found(collection: Collection) -> None:
     """Every stored chunk is the nearest to its own vector, in each space; nothing else is there."""
     view = collection.view
-    stored = {one.id: one for one in collection.store.whole_chunks()}
+    stored = {one.id: one for one in whole_chunks(collection.store)}
     assert view.living == len(stored) == sum(view.slots.alive_in.values())
     assert {view.slots.ids[slot] for slot in np.flatnonzero(view.alive)} == stored.keys()
     for name, one in stored.items():

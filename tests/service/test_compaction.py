@@ -13,7 +13,7 @@ from service.retrieval import Scope, nearest
 from service.settings import Settings
 from service.store import STORE_FILE, ChunkRow, Store
 
-from .conftest import unit_rows
+from .conftest import unit_rows, whole_chunks
 
 NOTHING = Scope(allowed_N=None, excluded=np.empty(0, np.int64))
 
@@ -77,7 +77,7 @@ def found(collection: Collection) -> dict[str, int]:
         vector_D = view.raw.vectors[slot]
         assert nearest(view, view.raw, vector_D, NOTHING, 1).tolist() == [slot]
         rows[name] = int(np.flatnonzero((vector_D == VECTORS_ND).all(axis=1))[0])
-    assert sorted(ids) == sorted(chunk.id for chunk in collection.store.whole_chunks())
+    assert sorted(ids) == sorted(chunk.id for chunk in whole_chunks(collection.store))
     return rows
 
 

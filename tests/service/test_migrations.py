@@ -14,7 +14,7 @@ from service.opening import open_collection
 from service.settings import Settings
 from service.store import STORE_FILE, ChunkRow, Store, StoreError
 
-from .conftest import DIMENSION, unit_rows
+from .conftest import DIMENSION, unit_rows, whole_chunks
 
 COUNT = 40
 # Schema version 1 word for word, as its program made it.
@@ -77,7 +77,7 @@ def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> N
     path = write_first(tmp_path)
     with closing(Store(path)) as store:
         assert store.migrated == (1, SCHEMA_VERSION)
-        are_the_first(list(store.whole_chunks()))
+        are_the_first(whole_chunks(store))
         info = store.info()
         assert (info.store_id, info.version, info.chunks) == ("first", 3, COUNT)
         assert (info.dimension, info.embedding_model) == (DIMENSION, "old-16")
@@ -111,7 +111,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path) -> No
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP TABLE idempotency")
     with closing(Store(path)) as store:
-        are_the_first(list(store.whole_chunks()))
+        are_the_first(whole_chunks(store))
 
 
 def test_a_reader_migrates_nothing(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_reader_migrates_nothing(tmp_path: Path) -> None:
     with closing(Store(path, read_only=True)) as store:
         assert store.migrated == (1, 1)
         assert store.info().store_id == "first"
-        are_the_first(list(store.whole_chunks()))
+        are_the_first(whole_chunks(store))
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             store.write([], ["old:0"])
     assert path.read_bytes() == before

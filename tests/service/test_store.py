@@ -9,7 +9,7 @@ from service.errors import IdempotencyKeyReusedError, StorageFullError
 from service.migrations import SCHEMA_VERSION
 from service.store import ChunkRow, IdempotencyKey, Kind, Store, StoreError
 
-from .conftest import DIMENSION, unit_rows
+from .conftest import DIMENSION, unit_rows, whole_chunks
 
 KIND = Kind(dimension=DIMENSION, embedding_model="m")
 
@@ -33,7 +33,7 @@ def _fill(store: Store, rows: list[ChunkRow], source: str = "s") -> None:
 
 
 def _content(store: Store) -> dict[str, str]:
-    return {chunk.id: chunk.text for chunk in store.whole_chunks()}
+    return {chunk.id: chunk.text for chunk in whole_chunks(store)}
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_what_was_written_is_read_back(tmp_path: Path, store: Store) -> None:
     # A reader knows the chunk by the row that it had when it was written first.
     assert again.contents({98: "d:3"}) == {98: content}
     assert [rows for rows, _ in again.blocks(3)] == [[4, 5]]
-    assert [chunk.text for chunk in again.whole_chunks()][4] == "Text 4, größer"
+    assert [chunk.text for chunk in whole_chunks(again)][4] == "Text 4, größer"
     again.close()
 
 
