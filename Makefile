@@ -16,6 +16,7 @@ DEMO := .data/demo$(if $(filter-out $(PACKAGES),numpy)$(filter-out numpy,$(PACKA
 # Data that `make train` learns from: prepared and embedded folders.
 DATA ?= $(DEMO)/prepared
 OUT ?= $(DEMO)/checkpoint
+BENCH_DATA ?= $(DEMO)/prepared
 # Twice as fast where the processor multiplies bfloat16 itself, and slower where it does not.
 BFLOAT16 := $(shell grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo && echo --bfloat16)
 # The offline weights of all-MiniLM-L6-v2; their digest is checked when they are loaded.
@@ -55,8 +56,8 @@ contracts: $(VENV)/.installed
 openapi: $(VENV)/.installed  ## Rewrite the OpenAPI snapshot after a wanted change
 	$(BIN)/python -m service openapi > tests/service/openapi.json
 
-bench: $(VENV)/.installed  ## Measure service latency on the demo index, after `make run`
-	$(BIN)/python benchmarks/latency.py --demo $(DEMO) --checkpoint $(CHECKPOINT)
+bench: $(VENV)/.installed $(filter $(DEMO)/prepared/vectors.npy,$(BENCH_DATA:%=%/vectors.npy))  ## Measure beside other servers and the compute alone, on BENCH_DATA (QUICK=1: a first look)
+	$(BIN)/python -m benchmarks.contest $(BENCH_DATA) $(if $(QUICK),--quick)
 
 clean:  ## Remove the demo's data (not the virtual environment)
 	rm -rf .data

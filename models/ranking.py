@@ -103,7 +103,12 @@ def rank_rows(
 ) -> list[Ranking]:
     """Score given rows exactly, rising in each line and padded by -1, and sort them."""
     safe_BK = np.maximum(rows_BK, 0)
-    scores: Scores = scorer.score(queries, raw_ND[safe_BK], projected_ND[safe_BK], rows_BK >= 0)
+    projected_BKD = projected_ND[safe_BK] if queries.method is Method.P8 else None
+    # Where nothing looks at the raw vectors, to fetch them would cost as much as all that is left.
+    raw_BKD = projected_BKD
+    if raw_BKD is None or scorer.judges_raw:
+        raw_BKD = raw_ND[safe_BK]
+    scores: Scores = scorer.score(queries, raw_BKD, projected_BKD, rows_BK >= 0)
     total_BK = np.where(rows_BK >= 0, scores.total_BK, -np.inf).astype(np.float32)
     rankings = []
     for row, order_K in enumerate(best_first(total_BK, top_k)):

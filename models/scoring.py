@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from models.model import P8Model
 from models.order import probability_after
+from models.packed import Dtype, pack
 from models.rerank import CandidateSets, SetReranker
 
 Floats = NDArray[np.float32]
@@ -51,6 +52,8 @@ class Queries:
     """Raw context vectors, right-aligned; order part and re-ranker refer to them."""
     mask_BL: Bools
     """True where a context chunk is present."""
+    projected_BLD: Floats | None = None
+    """Context vectors in the model's space, for ``p8``."""
     rows_BL: NDArray[np.int64] | None = None
     """Where each context chunk stands among candidates that the whole batch shares, if they are a
     document and each window's set is the rest of it: the document is then read once for all."""
@@ -63,6 +66,7 @@ class Queries:
             alpha_BL=self.alpha_BL[rows],
             context_BLD=self.context_BLD[rows],
             mask_BL=self.mask_BL[rows],
+            projected_BLD=None if self.projected_BLD is None else self.projected_BLD[rows],
             rows_BL=None if self.rows_BL is None else self.rows_BL[rows],
         )
 
@@ -81,10 +85,12 @@ class Scorer:
     """Scores candidates with a trained model, or without any.
 
     Args:
-        model: Networks in evaluation mode, or None for the training-free methods alone.
+        model: Networks, which are set to evaluation mode, or None for the training-free methods
+            alone. Those that make queries are copied: later changes to them are not followed.
         window: L, used when there is no model.
         order_weight: Weight of the order verifier's log-odds in the score of ``p8``.
         rerank: Whether to use the model's re-ranker, if it has one.
+        dtype: What the window encoder computes in; ``models.packed`` says what that changes.
     """
 
     def __init__(
@@ -94,11 +100,18 @@ class Scorer:
         window: int = 5,
         order_weight: float = 0.0,
         rerank: bool = True,
+        dtype: Dtype = "float32",
     ) -> None:
         self.model = None if model is None else model.eval()
+        self._p8 = None if model is None else pack(model.p8, dtype)
         self.window = window if model is None else model.config.window
         self.order_weight = order_weight
         self.reranker = model.reranker if model is not None and rerank else None
+
+    @property
+    def judges_raw(self) -> bool:
+        """Whether ``p8`` looks at candidates in the raw space, too."""
+        return bool(self.order_weight) or self.reranker is not None
 
     def pack(self, windows: Sequence[Floats]) -> tuple[Floats, Bools]:
         """Right-align windows of 1 to L unit vectors (l, D) into (B, L, D) and a mask (B, L).
@@ -118,22 +131,29 @@ class Scorer:
     @torch.inference_mode()
     def project(self, chunks_ND: Floats) -> Floats:
         """Map raw unit vectors (N, D) into the space that ``p8`` queries are scored in."""
-        if self.model is None or self.model.config.space == "raw":
+        if self._p8 is None or self._p8.config.space == "raw":
             return np.ascontiguousarray(chunks_ND, dtype=np.float32)
         projected_ND = np.empty(chunks_ND.shape, np.float32)
         for start in range(0, len(chunks_ND), PROJECT_BLOCK):
             rows = slice(start, start + PROJECT_BLOCK)
-            projected_ND[rows] = _numpy(self.model.p8.project(_tensor(chunks_ND[rows])))
+            projected_ND[rows] = _numpy(self._p8.project(_tensor(chunks_ND[rows])))
         return projected_ND
 
     @torch.inference_mode()
-    def query(self, context_BLD: Floats, mask_BL: Bools, method: Method) -> Queries:
+    def query(
+        self,
+        context_BLD: Floats,
+        mask_BL: Bools,
+        method: Method,
+        projected_BLD: Floats | None = None,
+    ) -> Queries:
         """Turn windows into queries.
 
         Args:
             context_BLD: Raw unit vectors, right-aligned, zeros where the mask is False.
             mask_BL: True where a chunk is present; the last column is all True.
             method: Which query to make.
+            projected_BLD: The context in the model's space, if it is at hand already.
 
         Raises:
             ValueError: If ``method`` needs a network that is not there.
@@ -147,7 +167,11 @@ class Scorer:
             alpha_BL = (mask_BL / mask_BL.sum(1, keepdims=True)).astype(np.float32)
             query_BD = _unit(np.einsum("bl,bld->bd", alpha_BL, context_BLD))
         elif method is Method.P8:
-            output = self._model().p8(_tensor(context_BLD), torch.from_numpy(mask_BL))
+            if self._p8 is None:
+                raise ValueError("model: expected a trained checkpoint, got none")
+            if projected_BLD is None:
+                projected_BLD = self.project(context_BLD)
+            output = self._p8.mix(_tensor(projected_BLD), torch.from_numpy(mask_BL))
             query_BD, alpha_BL = _numpy(output.query_BD), _numpy(output.alpha_BL)
         else:
             tower = self._model().tower
@@ -160,6 +184,7 @@ class Scorer:
             alpha_BL=alpha_BL,
             context_BLD=context_BLD,
             mask_BL=mask_BL,
+            projected_BLD=projected_BLD if method is Method.P8 else None,
         )
 
     @torch.inference_mode()
@@ -197,7 +222,7 @@ class Scorer:
         mixture_BK = cosine(queries.vectors_BD, projected_BKD)
         order_BK, rerank_BK = np.zeros_like(mixture_BK), np.zeros_like(mixture_BK)
         reranker = self.reranker
-        if self.order_weight or reranker is not None:
+        if self.judges_raw:
             logits_BK = self._order_after_last(queries, raw_BKD)
             if self.order_weight:
                 order_BK = np.float32(self.order_weight) * logits_BK
@@ -270,9 +295,12 @@ class Scorer:
         raw, projected = (
             _tensor(part if part.ndim == 3 else part[None]) for part in (raw_BKD, projected_BKD)
         )
+        projected_BLD = queries.projected_BLD
+        if projected_BLD is None:
+            projected_BLD = self.project(queries.context_BLD)
         sets = CandidateSets(
             raw_context_BLD=context_BLD,
-            context_BLD=self._model().p8.project(context_BLD),
+            context_BLD=_tensor(projected_BLD),
             mask_BL=torch.from_numpy(queries.mask_BL),
             raw_XKD=raw,
             projected_XKD=projected,

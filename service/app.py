@@ -7,9 +7,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api import router
+from service.api import ask, router
+from service.direct import Direct
 from service.embedding import LoadEmbedder, load_installed
 from service.errors import (
     InvalidRequestError,
@@ -20,15 +23,32 @@ from service.errors import (
 )
 from service.lifecycle import Service
 from service.metrics import Metrics
-from service.middleware import RequestMiddleware, problem_response
+from service.middleware import RequestMiddleware
 from service.modes import FallbackReason
 from service.openapi import describe
-from service.pages import add_cors, add_pages
+from service.pages import add_pages, cors_options
+from service.problems import problem_response
 from service.security import Guard
 from service.settings import Settings
 from service.tracing import open_tracer
 
 API_VERSION = "1"
+
+
+class App(FastAPI):
+    """The application, with a short way to the operations that ask questions."""
+
+    direct: Direct
+    front: ASGIApp
+    """Around those."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or run the lifespan."""
+        if self.direct.has(scope):
+            scope["app"] = self
+            await self.front(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def create_app(
@@ -58,7 +78,7 @@ def create_app(
             if tracer is not None:
                 tracer.close()
 
-    app = FastAPI(
+    app = App(
         title="nextchunk",
         version=API_VERSION,
         summary="Which chunk of a document comes next, and which of two comes first.",
@@ -74,13 +94,18 @@ def create_app(
     app.state.service, app.state.metrics = service, metrics
     app.include_router(router)
     add_pages(app, settings)
-    app.add_middleware(
-        RequestMiddleware,
-        body_limit_bytes=settings.body_limit_bytes,
-        metrics=metrics,
-        tracer=tracer,
-    )
-    add_cors(app, settings)
+
+    def around(inner: ASGIApp) -> ASGIApp:
+        return RequestMiddleware(inner, settings.body_limit_bytes, metrics, tracer)
+
+    # What is added last lies outermost: a page may read the problems of all that is inside.
+    app.add_middleware(around)
+    app.direct = Direct(ask.router.routes, "read")
+    app.front = around(app.direct)
+    cors = cors_options(settings)
+    if cors is not None:
+        app.add_middleware(CORSMiddleware, **cors)
+        app.front = CORSMiddleware(app.front, **cors)
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)

@@ -153,14 +153,17 @@ class Decoder:
 
         The window's own chunks are always excluded.
         """
-        named = [self._view.slot(one) for one in query.exclude_ids]
-        excluded = [window.slots, np.array([one for one in named if one is not None], np.int64)]
+        excluded = [window.slots]
+        if query.exclude_ids:
+            named = [self._view.slot(one) for one in query.exclude_ids]
+            excluded.append(np.array([one for one in named if one is not None], np.int64))
         if query.only_unseen:
             excluded.append(self._seen(window))
         allowed_N = None if query.filter is None else self.matching(query.filter)
+        some = any(map(len, excluded))
         return Scope(
             allowed_N=allowed_N,
-            excluded=np.unique(np.concatenate(excluded)),
+            excluded=np.unique(np.concatenate(excluded)) if some else NO_SLOTS,
             max_per_document=query.max_per_document,
         )
 

@@ -5,8 +5,7 @@ back as the same float32.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,8 +17,7 @@ Contents = Callable[[Mapping[int, str]], dict[int, tuple[str, dict[str, Any]]]]
 """Reads texts and metadata by row, given the ids; chunks that were deleted are left out."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hit:
+class Hit(NamedTuple):
     """A scored chunk or candidate."""
 
     id: str | None
@@ -39,10 +37,10 @@ class Encoder:
     Args:
         view: What was searched.
         served: What scored.
-        contents: Reads texts and metadata by row of the store.
+        contents: Reads texts and metadata by row of the store; None leaves them out.
     """
 
-    def __init__(self, view: View, served: Served, contents: Contents) -> None:
+    def __init__(self, view: View, served: Served, contents: Contents | None) -> None:
         self._view = view
         self._state = served.state
         self._name = served.name
@@ -66,10 +64,7 @@ class Encoder:
             neighbours: What retrieval alone would have answered, if that was asked for.
         """
         near = neighbours[1] if neighbours else []
-        rows = self._view.slots.rows.array
-        slots = {hit.slot for hit in (*hits, *near) if hit.slot >= 0}
-        found = self._contents({int(rows[slot]): self._view.slots.ids[slot] for slot in slots})
-        contents = {slot: found[row] for slot in slots if (row := int(rows[slot])) in found}
+        contents = self._read({hit.slot for hit in (*hits, *near) if hit.slot >= 0})
         answer = {
             "mode": choice.mode,
             "fallback_reason": choice.reason,
@@ -82,6 +77,15 @@ class Encoder:
             method = neighbours[0].method
             answer["explain"] = {"method": method, "results": self._results(near, contents)}
         return answer
+
+    def _read(self, slots: set[int]) -> dict[int, tuple[str | None, dict[str, Any] | None]]:
+        """Texts and metadata by slot; of chunks that are gone from the store there are none."""
+        if self._contents is None:
+            return dict.fromkeys(slots, (None, None))
+        rows = self._view.slots.rows.array
+        ids = {int(rows[slot]): self._view.slots.ids[slot] for slot in slots}
+        found = self._contents(ids)
+        return {slot: found[row] for slot in slots if (row := int(rows[slot])) in found}
 
     def model(self, method: Method) -> dict[str, Any]:
         """Say what scored an answer."""
@@ -100,7 +104,7 @@ class Encoder:
         }
 
     def _results(
-        self, hits: list[Hit], contents: dict[int, tuple[str, dict[str, Any]]]
+        self, hits: list[Hit], contents: dict[int, tuple[str | None, dict[str, Any] | None]]
     ) -> list[dict[str, Any]]:
         slots = self._view.slots
         results = []

@@ -64,7 +64,8 @@ class Question:
             if self.given_order:
                 hits = sorted(hits, key=lambda hit: hit.candidate or 0)
             with task.stages.stage("encode"):
-                encoder = Encoder(task.view, task.served, self.contents)
+                contents = self.contents if task.contents else None
+                encoder = Encoder(task.view, task.served, contents)
                 found = encoder.answer(outcome.choice, outcome.alpha_L, hits, outcome.neighbours)
             self.stages.absorb(task.stages)
             answers.append(found | {"timings_ms": task.stages.elapsed_ms})
@@ -150,6 +151,7 @@ class Engine:
                 scope=NO_SCOPE,
                 top_k=len(query.candidates),
                 mode=Mode(query.mode),
+                contents=query.contents,
                 deadline=deadline,
                 stages=own,
             )
@@ -206,12 +208,12 @@ class Engine:
             "duplicates": [[int(one), int(other)] for one, other in found.duplicates],
         }
 
-    def warm_up(self, served: Served | None = None) -> None:
+    def warm_up(self, view: View | None = None) -> None:
         """Run one query of every kind, so that the first caller does not pay for lazy set-up."""
-        view = self.collection.view
+        view = view or self.collection.view
         if not view.dimension:
             return
-        served = served or view.served(DEFAULT_MODEL)
+        served = view.served(DEFAULT_MODEL)
         raw_LD = np.full((1, view.dimension), view.dimension**-0.5, np.float32)
         for wanted in (Mode.AUTO, Mode.RETRIEVAL):
             task = Task(
@@ -251,6 +253,7 @@ class Engine:
             top_k=query.top_k,
             mode=Mode(query.mode),
             explain=query.explain,
+            contents=query.contents,
             deadline=deadline,
             stages=own,
         )

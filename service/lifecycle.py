@@ -34,6 +34,8 @@ from service.write import Writer
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 10.0
+WIDEST = 4
+"""Most threads that compute where the settings do not say: a window is too small for more."""
 
 
 class Service:
@@ -62,9 +64,14 @@ class Service:
         self._reloading = threading.Lock()
         self._reason = "loading"
         self._thread = threading.Thread(target=self._load, name="load", daemon=True)
-        threads = (settings.retry_after_s, lambda: _set_threads(settings.torch_threads))
-        self.workers = Workers(settings.workers, settings.queue_limit, *threads, compute=rank_all)
-        self.writers = Workers(1, settings.write_queue_limit, *threads, name="writer")
+        self._threads = settings.torch_threads or min(torch.get_num_threads(), WIDEST)
+        retry = settings.retry_after_s
+        self.workers = Workers(
+            settings.workers, settings.queue_limit, retry, compute=rank_all, share=self._share
+        )
+        self.writers = Workers(
+            1, settings.write_queue_limit, retry, lambda: _set_threads(1), name="writer"
+        )
 
     @property
     def engine(self) -> Engine:
@@ -124,14 +131,17 @@ class Service:
                 raise UnknownModelError("model", "one that has a checkpoint", repr(name))
             path = path if folder is None else path.parent / folder
             view = collection.view
-            state = load_state(path, view.dimension or None, view.embedding_model)
+            state = load_state(
+                path, view.dimension or None, view.embedding_model, self.settings.dtype
+            )
             if state.reason is not None:
                 raise _rejected(state)
             model = collection.prepare_model(name, state, rerank=self.settings.rerank)
             try:
-                engine.warm_up(model.served(collection.view.raw))
+                engine.warm_up(collection.trial(model))
             except Exception as error:
                 log.exception("a checkpoint failed its first query")
+                collection.discard(model)
                 raise CheckpointRejectedError(
                     "the checkpoint failed its first query", reason="warm_up_failed"
                 ) from error
@@ -173,8 +183,12 @@ class Service:
             models=tuple(_model_gauge(name, one.state) for name, one in view.models.items()),
         )
 
+    def _share(self, computing: int) -> None:
+        """Have the calling thread compute by its part of all threads."""
+        _set_threads(max(1, self._threads // computing))
+
     def _load(self) -> None:
-        _set_threads(self.settings.torch_threads)
+        _set_threads(self._threads)
         try:
             engine = self._build()
         except StoreError as error:
@@ -262,5 +276,7 @@ def _example_line(view: View, settings: Settings) -> str:
 
 
 def _set_threads(count: int) -> None:
-    torch.set_num_threads(count)
+    """Set how many threads the calling one computes by."""
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
     faiss.omp_set_num_threads(count)

@@ -41,6 +41,8 @@ def where(error: BaseException) -> dict[str, Any]:
 
 def configure(level: str) -> None:
     """Send all log lines to stderr as JSON. Called by the ``serve`` command alone."""
+    # What no line tells need not be found out for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

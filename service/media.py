@@ -68,6 +68,8 @@ def content_media(content_type: str | None, readable: tuple[Media, ...] = tuple(
     """
     if content_type is None:
         return Media.JSON
+    if content_type in readable:
+        return Media(content_type)
     wanted = " or ".join(readable)
     parsed = parse_media_type(content_type)
     if parsed is None:
@@ -306,7 +308,7 @@ def _integer(text: str) -> int | None:
 _SCALARS: dict[str, tuple[str, Callable[[str], object]]] = {
     **dict.fromkeys(("top_k", "max_per_document"), ("an integer", _integer)),
     **dict.fromkeys(
-        ("rerank", "explain", "only_unseen"),
+        ("rerank", "explain", "only_unseen", "contents"),
         ("true or false", {"true": True, "false": False}.get),
     ),
     **dict.fromkeys(("mode", "model"), ("a string", str)),

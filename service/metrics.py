@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -71,6 +71,9 @@ class ModelGauge(NamedTuple):
     """``ok``, or why ``auto`` does not use it."""
 
 
+FamilyT = TypeVar("FamilyT", Counter, Histogram)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gauges:
     """What is read at the moment of a scrape; the defaults are those of a service that loads."""
@@ -127,6 +130,7 @@ class Metrics:
         read_gauges: Callable[[], Gauges | None] = lambda: None,
         fallback_reasons: Iterable[str] = (),
     ) -> None:
+        self._children: dict[Any, Any] = {}
         registry = CollectorRegistry()
         self._families = _WithoutCreated(registry)
 
@@ -153,8 +157,6 @@ class Metrics:
             STAGE_BUCKETS,
             "stage",
         )
-        # Looking a child up by its labels takes as long as counting; so those of stages are kept.
-        self._stages: dict[str, Histogram] = {}
         self._batch = histogram("batch_queries", "Queries or pairs in one request.", BATCH_BUCKETS)
         self._answers = counter(
             "answers", "Queries answered, by the mode that answered.", "operation", "mode"
@@ -178,17 +180,14 @@ class Metrics:
             seconds: How long it took.
         """
         known = method if method in METHODS else OTHER_METHOD
-        self._requests.labels(known, route, str(status)).inc()
-        self._request_seconds.labels(route).observe(seconds)
+        self._child(self._requests, known, route, str(status)).inc()
+        self._child(self._request_seconds, route).observe(seconds)
         if status == CLIENT_CLOSED:
             self._rejected.labels(CANCELLED).inc()
 
     def stage(self, name: str, ms: float) -> None:
         """Note the milliseconds of one stage of a request."""
-        child = self._stages.get(name)
-        if child is None:
-            child = self._stages[name] = self._stage_seconds.labels(name)
-        child.observe(ms / 1000.0)
+        self._child(self._stage_seconds, name).observe(ms / 1000.0)
 
     def answer(self, operation: str, mode: str, reason: str | None = None) -> None:
         """Count an answered query.
@@ -198,7 +197,7 @@ class Metrics:
             mode: ``p8`` or ``retrieval``.
             reason: Why ``auto`` fell back, if it did.
         """
-        self._answers.labels(operation, mode).inc()
+        self._child(self._answers, operation, mode).inc()
         if reason is not None:
             self._fallbacks.labels(reason).inc()
 
@@ -230,6 +229,14 @@ class Metrics:
         open_metrics = OPEN_METRICS in accept
         encode, content_type = choose_encoder(f"{OPEN_METRICS}; version=1.0.0" * open_metrics)
         return encode(self._families), content_type
+
+    def _child(self, family: FamilyT, *labels: str) -> FamilyT:
+        """A labelled child; to look one up in the family takes as long as to count."""
+        key = (family, labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = family.labels(*labels)
+        return child
 
     def _initialise(self, fallback_reasons: Iterable[str]) -> None:
         for stage in STAGES:

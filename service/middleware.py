@@ -2,19 +2,18 @@
 
 import asyncio
 import logging
+import os
 import re
 import time
-import uuid
 from typing import Any
 
-import orjson
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import PROBLEM_TYPE, BodyTooLargeError, ServiceError
+from service.errors import BodyTooLargeError, ServiceError
 from service.logs import where
 from service.metrics import CLIENT_CLOSED, UNMATCHED, Metrics
+from service.problems import problem_response
 from service.timing import Stages
 from service.tracing import Exchange, Tracer
 
@@ -85,8 +84,8 @@ class RequestMiddleware:
             failure = where(error)
             state["problem"] = ServiceError.code
             if not status:
-                answer = problem_response(ServiceError("the service failed"), request_id)
-                await answer(scope, receive, send_with_headers)
+                problem = problem_response(ServiceError("the service failed"), request_id)
+                await problem(scope, receive, send_with_headers)
         finally:
             self._finish(scope, status, started_s, failure)
 
@@ -138,34 +137,11 @@ class _Limited:
         )
 
 
-def problem_response(
-    error: ServiceError, request_id: str, headers: dict[str, str] | None = None
-) -> Response:
-    """Answer with a problem object."""
-    headers = {**error.headers, **(headers or {})}
-    if "retry_after_s" in error.members:
-        headers["Retry-After"] = str(error.members["retry_after_s"])
-    return _Problem(error, request_id, headers)
-
-
-class _Problem(Response):
-    """Tells the middleware its code when it is sent."""
-
-    def __init__(self, error: ServiceError, request_id: str, headers: dict[str, str]) -> None:
-        body = orjson.dumps(error.problem(request_id))
-        super().__init__(body, error.status, headers, PROBLEM_TYPE)
-        self._code = error.code
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["problem"] = self._code
-        await super().__call__(scope, receive, send)
-
-
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value.decode("latin-1")):
             return str(value.decode("latin-1"))
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def _server_timing(stages: Stages, started_s: float) -> bytes:

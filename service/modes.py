@@ -14,6 +14,7 @@ from models.checkpoint import (
     CheckpointMissingError,
     load_checkpoint,
 )
+from models.packed import Dtype
 from models.scoring import Method, Scorer
 from service.errors import ModelUnavailableError, OrderUnavailableError
 
@@ -52,6 +53,8 @@ class ModelState:
     """Why ``auto`` falls back; None if it uses P8."""
     detail: str | None
     """One line for a person, if there is a reason."""
+    dtype: Dtype = "float32"
+    """What the window encoder computes in."""
 
     @property
     def usable(self) -> Checkpoint | None:
@@ -68,7 +71,12 @@ class ModelState:
         """Build a scorer: with the networks if they are usable, else training-free."""
         if self.usable is None:
             return Scorer()
-        return Scorer(self.usable.model, order_weight=self.usable.order_weight, rerank=rerank)
+        return Scorer(
+            self.usable.model,
+            order_weight=self.usable.order_weight,
+            rerank=rerank,
+            dtype=self.dtype,
+        )
 
     @property
     def retrieval(self) -> Method:
@@ -88,17 +96,23 @@ class Choice:
     reason: FallbackReason | None
 
 
-def load_state(path: Path | None, dimension: int | None, embedding_model: str = "") -> ModelState:
+def load_state(
+    path: Path | None,
+    dimension: int | None,
+    embedding_model: str = "",
+    dtype: Dtype = "float32",
+) -> ModelState:
     """Load a checkpoint for a collection; whatever is wrong with it becomes a reason.
 
     Args:
         path: Checkpoint folder, if one was given.
         dimension: D of the collection; None if it is not decided.
         embedding_model: What made the vectors of the collection; empty if that is not known.
+        dtype: What the window encoder is to compute in.
     """
     if path is None:
         return _state(None, FallbackReason.NO_CHECKPOINT, "no checkpoint was given")
-    state = _load(path, dimension, embedding_model)
+    state = dataclasses.replace(_load(path, dimension, embedding_model), dtype=dtype)
     if state.detail is None:
         return state
     # Clients read the detail too, and the machine's folders are not theirs to know.

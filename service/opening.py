@@ -3,18 +3,21 @@
 What ``serve`` does when it starts, and ``index`` to build what a start then only reads.
 """
 
+import contextlib
+import gc
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.collection import Collection
 from service.folder import DataFolder, FolderInUseError
-from service.loaded import load_learned, load_slots
+from service.loaded import load_learned, load_raw_index, load_slots
 from service.modes import DEFAULT_MODEL, ModelState, embedding_models, load_state
 from service.settings import Settings
 from service.snapshot import Snapshots
 from service.store import STORE_FILE, Store, StoreError
+from service.vectorfiles import VectorFiles
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +30,8 @@ class Opened:
     collection: Collection
 
     def close(self) -> None:
-        """Close the store and let go of the folder."""
-        self.collection.store.close()
+        """Keep the vectors, close the store and let go of the folder."""
+        self.collection.close()
         self.folder.close()
 
 
@@ -68,18 +71,44 @@ def _collect(store: Store, settings: Settings) -> Collection:
     paths = checkpoints_of(settings)
     dimension = info.dimension or settings.dimension
     name = info.embedding_model or settings.embedder
-    first = load_state(settings.checkpoint, dimension, name)
+    first = load_state(settings.checkpoint, dimension, name, settings.dtype)
     if first.usable is not None:
         dimension = first.usable.model.config.dimension
         name = name or next(iter(embedding_models(first.usable)), "")
     states: Mapping[str, ModelState] = {
-        model: first if model == DEFAULT_MODEL else load_state(path, dimension, name)
+        model: first
+        if model == DEFAULT_MODEL
+        else load_state(path, dimension, name, settings.dtype)
         for model, path in paths.items()
     }
     snapshots = Snapshots(settings.data, info.store_id)
-    slots, raw_index = load_slots(store, snapshots, dimension or 0, info.version)
-    models = [
-        load_learned(model, state, slots, snapshots, rerank=settings.rerank)
-        for model, state in states.items()
-    ]
-    return Collection(store, info, slots, raw_index, models, snapshots, name)
+    files = VectorFiles(settings.data, info.store_id)
+    with _uncollected():
+        slots = load_slots(store, files, dimension or 0, info.version)
+        models = [
+            load_learned(model, state, slots, files, snapshots, rerank=settings.rerank)
+            for model, state in states.items()
+        ]
+    return Collection(
+        store=store,
+        info=info,
+        slots=slots,
+        raw_index=load_raw_index(slots, snapshots),
+        models=models,
+        files=files,
+        snapshots=snapshots,
+        embedding_model=name,
+        index_memory_bytes=settings.index_memory_bytes or None,
+    )
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no garbage meanwhile: among millions of new objects that takes long."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

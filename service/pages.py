@@ -2,10 +2,10 @@
 
 import importlib.util
 import re
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
@@ -72,11 +72,8 @@ def _add_docs(app: FastAPI, router: APIRouter) -> None:
     app.mount(STATIC_PATH, StaticFiles(packages=[(PACKAGE, "static")]), name="docs-static")
 
 
-def add_cors(app: FastAPI, settings: Settings) -> None:
-    """Let pages of the listed origins call, if there are any.
-
-    It must be added last, and so lie outermost: else a page could not read the problems that
-    other middleware answers.
+def cors_options(settings: Settings) -> dict[str, Any] | None:
+    """Tell Starlette's CORS middleware which pages of other origins may call; None if none may.
 
     Raises:
         SettingsError: If what is listed is not an origin.
@@ -89,11 +86,11 @@ def add_cors(app: FastAPI, settings: Settings) -> None:
                 f"{flag_of(name)} ({variable_of(name)}): expected origins such as "
                 f"https://example.org, without a path, or *, got {origin!r}"
             )
-    if origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=METHODS,
-            allow_headers=HEADERS_IN,
-            expose_headers=HEADERS_OUT,
-        )
+    if not origins:
+        return None
+    return {
+        "allow_origins": origins,
+        "allow_methods": METHODS,
+        "allow_headers": HEADERS_IN,
+        "expose_headers": HEADERS_OUT,
+    }

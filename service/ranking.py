@@ -44,6 +44,8 @@ class Task:
     top_k: int
     mode: Mode
     explain: bool = False
+    contents: bool = True
+    """Whether text and metadata are answered."""
     deadline: Deadline | None = None
     stages: Stages = field(default_factory=Stages)
 
@@ -123,11 +125,8 @@ def _search(outcomes: "Sequence[Outcome | _Run]") -> None:
     """Make the queries that are not made yet, and search what they ask for."""
     runs = [one for one in outcomes if isinstance(one, _Run) and one.queries is None]
     for group in _groups(runs, _of_query):
-        first = group[0]
         with _timed(group, "query"):
-            scorer = first.task.served.scorer
-            packed = scorer.pack([run.task.window.raw_LD for run in group])
-            queries = scorer.query(*packed, first.choice.method)
+            queries = _query(group)
         for row, run in enumerate(group):
             run.queries, run.row = queries, row
     for group in _groups([run for run in runs if run.task.candidates is None], _of_search):
@@ -144,6 +143,23 @@ def _search(outcomes: "Sequence[Outcome | _Run]") -> None:
             )
         for run, slots in zip(group, found, strict=True):
             run.slots = slots
+
+
+def _query(group: Sequence[_Run]) -> Queries:
+    """Make the queries of a group; chunks that are indexed are in the model's space already."""
+    task, method = group[0].task, group[0].choice.method
+    scorer = task.served.scorer
+    context_BLD, mask_BL = scorer.pack([run.task.window.raw_LD for run in group])
+    projected_BLD = None
+    if method is Method.P8 and any(len(run.task.window.slots) for run in group):
+        projected_BLD = np.zeros_like(context_BLD)
+        given = [not len(run.task.window.slots) for run in group]
+        projected_BLD[given] = scorer.project(context_BLD[given])
+        for line, run in enumerate(group):
+            slots = run.task.window.slots
+            if len(slots):
+                projected_BLD[line, -len(slots) :] = run.task.served.space.vectors[slots]
+    return scorer.query(context_BLD, mask_BL, method, projected_BLD)
 
 
 def _rank(outcomes: "Sequence[Outcome | _Run]") -> None:

@@ -86,6 +86,9 @@ class ContextBody(ModelBody):
     context_at: Place | None = None
     mode: ModeName = "auto"
     rerank: bool = True
+    contents: bool = Field(
+        default=True, description="Whether results tell their text and metadata."
+    )
 
     @model_validator(mode="after")
     def _one_form(self) -> "ContextBody":

@@ -20,6 +20,7 @@ from typing import Annotated
 from fastapi import Request, Security
 from fastapi.params import Security as SecurityParam
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 
 from service.errors import ForbiddenError, RateLimitedError, ServiceError, UnauthenticatedError
 from service.keys import INCLUDED, Key, KeyFile, KeyFileError, Scope
@@ -135,6 +136,11 @@ class Guard:
         limited = settings.rate_limit > 0
         return cls(keys, RateLimiter(settings.rate_limit, settings.rate_burst) if limited else None)
 
+    @property
+    def open(self) -> bool:
+        """Whether everybody may do everything, as often as they like."""
+        return self._keys is None and self._limiter is None
+
     def identify(self, secret: str | None) -> Key | None:
         """Find out whose key it is; None if there are no keys at all.
 
@@ -203,21 +209,44 @@ def requires(scope: Scope, *, browser: bool = False) -> SecurityParam:
         bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
         header: Annotated[str | None, Security(_header)],
     ) -> None:
-        secret = bearer.credentials if bearer is not None else header
-        if secret is None and browser:
-            secret = _basic_password(request)
-        try:
-            key = _admit(request, secret)
-        except UnauthenticatedError as error:
-            asks = browser and bearer is None and header is None
-            error.headers["WWW-Authenticate"] = _challenge(error, asks)
-            raise
-        authorise(key, scope)
+        admit(request, scope, browser=browser)  # the parameters are there to be documented
 
     return SecurityParam(check, scopes=[scope])
 
 
-def _admit(request: Request, secret: str | None) -> Key | None:
+def admit(request: Request, scope: Scope, *, browser: bool = False) -> None:
+    """Let a request through whose caller may do something.
+
+    Args:
+        request: With the key in its headers, if it needs one.
+        scope: What the key must allow.
+        browser: As in ``requires``.
+
+    Raises:
+        ServiceError: If the caller is not known, comes too often, or may not.
+    """
+    guard: Guard = request.app.state.guard
+    if guard.open:
+        return
+    own = _own_secret(request)
+    secret = _basic_password(request) if own is None and browser else own
+    try:
+        key = _identify(request, secret)
+    except UnauthenticatedError as error:
+        error.headers["WWW-Authenticate"] = _challenge(error, browser and own is None)
+        raise
+    authorise(key, scope)
+
+
+def _own_secret(request: Request) -> str | None:
+    """The key that a program sends: as a bearer token, or else in the header of its own."""
+    scheme, token = get_authorization_scheme_param(request.headers.get("authorization"))
+    if token and scheme.lower() == "bearer":
+        return token
+    return request.headers.get("x-api-key")
+
+
+def _identify(request: Request, secret: str | None) -> Key | None:
     """Identify and count the caller, once however many dependencies a route has."""
     state = request.state
     if not hasattr(state, "api_key"):

@@ -40,18 +40,29 @@ class Settings(BaseSettings):
         True,
         description="Whether the checkpoint's re-ranker takes part; false wins over any request.",
     )
+    index_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="Most memory of all indexes together, in bytes; 0 is as much as is fastest.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     tls_certificate: Path | None = Field(
         None, description="PEM file of the certificate chain; with it the service speaks HTTPS."
     )
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key.")
-    workers: int = Field(1, ge=1, le=2, description="Threads that score and search.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="What the window encoder computes in."
+    )
+    workers: int = Field(2, ge=1, le=64, description="Batches that are computed at once.")
     torch_threads: int = Field(
-        1, ge=1, le=64, description="Threads that one computation may use (torch and FAISS)."
+        0,
+        ge=0,
+        le=64,
+        description="Threads that the batches share (torch and FAISS); 0 is one a core, up to 4.",
     )
     queue_limit: int = Field(
-        64, ge=0, le=10_000, description="Requests that may wait for a worker before 429."
+        256, ge=0, le=10_000, description="Requests that may wait for a worker before 429."
     )
     write_queue_limit: int = Field(
         64, ge=0, le=10_000, description="Writes that may wait for the writer before 429."

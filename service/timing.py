@@ -2,8 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 Clock = Callable[[], float]
@@ -45,32 +44,46 @@ class Stages:
         with self._lock:
             return list(self._intervals)
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a block under a name; the same name again adds to it."""
-        start = self._clock()
-        try:
-            yield
-        finally:
-            end = self._clock()
-            self._keep({name: (end - start) * 1000.0}, [Interval(name, start, end)])
+    def stage(self, name: str) -> "_Stage":
+        """Time a ``with`` block under a name; the same name again adds to it."""
+        return _Stage(self, name)
 
     def add(self, name: str, ms: float) -> None:
         """Add milliseconds that end now to a stage."""
         end = self._clock()
-        self._keep({name: ms}, [Interval(name, end - ms / 1000.0, end)])
+        self._keep(Interval(name, end - ms / 1000.0, end))
 
     def absorb(self, other: "Stages") -> None:
         """Add all that another has timed by the same clock, such as one query of a batch."""
         with other._lock:
             elapsed_ms, intervals = dict(other._elapsed_ms), list(other._intervals)
-        self._keep(elapsed_ms, intervals)
-
-    def _keep(self, elapsed_ms: dict[str, float], intervals: list[Interval]) -> None:
         with self._lock:
             for name, ms in elapsed_ms.items():
                 self._elapsed_ms[name] = self._elapsed_ms.get(name, 0.0) + ms
             self._intervals += intervals[: INTERVALS_KEPT - len(self._intervals)]
+
+    def _keep(self, interval: Interval) -> None:
+        name, start, end = interval
+        with self._lock:
+            self._elapsed_ms[name] = self._elapsed_ms.get(name, 0.0) + (end - start) * 1000.0
+            if len(self._intervals) < INTERVALS_KEPT:
+                self._intervals.append(interval)
+
+
+class _Stage:
+    """A ``with`` block that is timed."""
+
+    __slots__ = ("_name", "_stages", "_start")
+
+    def __init__(self, stages: Stages, name: str) -> None:
+        self._stages, self._name, self._start = stages, name, 0.0
+
+    def __enter__(self) -> None:
+        self._start = self._stages._clock()
+
+    def __exit__(self, *_: object) -> None:
+        stages = self._stages
+        stages._keep(Interval(self._name, self._start, stages._clock()))
 
 
 class GoneError(Exception):

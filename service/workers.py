@@ -62,6 +62,9 @@ class Workers:
         prepare: Run first in every thread.
         name: Of the threads.
         compute: Computes parts of questions.
+        share: Told in each thread, before it computes, by how many to divide the cores: so many
+            compute at that moment, and never all cores in threads but the first, since each wide
+            thread keeps helpers of its own, and those of several get in each other's way.
     """
 
     def __init__(
@@ -72,17 +75,25 @@ class Workers:
         prepare: Callable[[], None] = lambda: None,
         name: str = "worker",
         compute: Compute = lambda parts: parts,
+        share: Callable[[int], None] = lambda threads: None,
     ) -> None:
         self._limit = threads + queue_limit
         self._retry_after_s = retry_after_s
         self._prepare = prepare
         self._compute = compute
+        self._share = share
         self._queue: deque[_Job] = deque()
-        self._came = threading.Condition()
+        self._lock = threading.Lock()
+        self._came = [threading.Condition(self._lock) for _ in range(threads)]
+        self._idle: list[int] = []
+        """Numbers of the threads that wait for a job."""
         self._pending = 0
+        self._computing = 0
         self._closed = False
         self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
+            threading.Thread(
+                target=self._work, args=(number,), name=f"{name}-{number}", daemon=True
+            )
             for number in range(threads)
         ]
         for thread in self._threads:
@@ -93,20 +104,19 @@ class Workers:
         """Jobs that wait for a thread."""
         return len(self._queue)
 
-    async def run(self, job: Callable[[], T]) -> T:
-        """Run a job in a worker thread and wait for its result.
+    def run(self, job: Callable[[], T]) -> "asyncio.Future[T]":
+        """Run a job in a worker thread; await what this returns for its result.
 
         Raises:
             QueueFullError: If too many jobs are running and waiting already.
             UnavailableError: If the service is stopping.
         """
-        result: T = await self._enter(_Job(future=_future(), run=job))
-        return result
+        return self._enter(_Job(future=_future(), run=job))
 
-    async def ask(
+    def ask(
         self, prepare: Callable[[], Question], finish: Callable[[Any, list[Any]], T]
-    ) -> T:
-        """Have a question computed, together with others that wait, and wait for its answer.
+    ) -> "asyncio.Future[T]":
+        """Have a question computed, together with others that wait; await this for its answer.
 
         Args:
             prepare: Makes the question.
@@ -116,23 +126,23 @@ class Workers:
             QueueFullError: If too many jobs are running and waiting already.
             UnavailableError: If the service is stopping.
         """
-        result: T = await self._enter(_Job(future=_future(), run=prepare, finish=finish))
-        return result
+        return self._enter(_Job(future=_future(), run=prepare, finish=finish))
 
     def close(self) -> None:
         """Finish what runs, drop what waits."""
-        with self._came:
+        with self._lock:
             self._closed = True
             dropped = list(self._queue)
             self._queue.clear()
             self._pending -= len(dropped)
-            self._came.notify_all()
+            for came in self._came:
+                came.notify()
         _deliver([(job, None, CancelledError()) for job in dropped])
         for thread in self._threads:
             thread.join()
 
     def _enter(self, job: _Job) -> "asyncio.Future[Any]":
-        with self._came:
+        with self._lock:
             if self._closed:
                 raise UnavailableError(
                     "the service is stopping", reason="stopping", retry_after_s=self._retry_after_s
@@ -144,40 +154,49 @@ class Workers:
                 )
             self._pending += 1
             self._queue.append(job)
-            self._came.notify()
+            if self._idle:
+                # The first that can, so that the others, and their part of the cores, stay idle
+                # while one is enough.
+                first = min(self._idle)
+                self._idle.remove(first)
+                self._came[first].notify()
         job.future.add_done_callback(lambda future: self._forget(job, future))
         return job.future
 
     def _forget(self, job: _Job, future: "asyncio.Future[Any]") -> None:
         """Take a job out of the queue if whoever waited for it has gone."""
         if future.cancelled():
-            with self._came:
+            with self._lock:
                 if job in self._queue:
                     self._queue.remove(job)
                     self._pending -= 1
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         self._prepare()
         active: deque[_Job] = deque()
         while True:
             done: list[tuple[_Job, Any, BaseException | None]] = []
             while len(active) < BATCH_LIMIT:
-                job = self._take(block=not active and not done)
+                job = self._take(number, block=not active and not done)
                 if job is None:
                     break
                 self._begin(job, active, done)
             if not active and not done:
                 return  # closed
             if active:
-                self._batch(active, done)
-            with self._came:
+                self._batch(number, active, done)
+            with self._lock:
                 self._pending -= len(done)
             _deliver(done)
 
-    def _take(self, *, block: bool) -> _Job | None:
-        with self._came:
+    def _take(self, number: int, *, block: bool) -> _Job | None:
+        with self._lock:
             while block and not self._queue and not self._closed:
-                self._came.wait()
+                if number not in self._idle:
+                    self._idle.append(number)
+                self._came[number].wait()
+            if number in self._idle:
+                self._idle.remove(number)
             return self._queue.popleft() if self._queue else None
 
     def _begin(
@@ -198,7 +217,10 @@ class Workers:
             active.append(job)
 
     def _batch(
-        self, active: deque[_Job], done: list[tuple[_Job, Any, BaseException | None]]
+        self,
+        number: int,
+        active: deque[_Job],
+        done: list[tuple[_Job, Any, BaseException | None]],
     ) -> None:
         """Compute a batch, of one part of each question in turn, and finish what is complete."""
         parts: list[Any] = []
@@ -212,10 +234,17 @@ class Workers:
                 owners.append(job)
                 job.taken += 1
                 turn.append(job)
+        with self._lock:
+            self._computing += 1
+            computing = self._computing
         try:
+            self._share(computing if number == 0 else max(2, computing))
             outcomes = self._compute(parts)
         except BaseException as error:
             outcomes = [error] * len(parts)
+        finally:
+            with self._lock:
+                self._computing -= 1
         for job, outcome in zip(owners, outcomes, strict=True):
             job.outcomes.append(outcome)
         for job in [job for job in active if not job.left]:

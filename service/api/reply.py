@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 ANSWERS = (Media.JSON, Media.MSGPACK)
 TIMEOUT = "x-request-timeout"
+WATCHED_AFTER_S = 0.02
+"""After which a client is watched for going away: to watch costs more than short work does."""
 
 Ask = Callable[[Engine, object, Stages, Deadline], dict[str, Any]]
 AskTogether = Callable[[Engine, object, Stages, Deadline], Question]
@@ -59,7 +61,8 @@ def answer_media(request: Request, offered: tuple[Media, ...] = ANSWERS) -> Medi
     Raises:
         NotAcceptableError: If the request accepts none of those offered.
     """
-    return accepted_media(", ".join(request.headers.getlist("accept")) or None, offered)
+    given = request.headers.getlist("accept")
+    return accepted_media(", ".join(given), offered) if given else offered[0]
 
 
 async def compute(request: Request, ask: Ask, octets: Octets) -> Response:
@@ -139,19 +142,16 @@ async def _call(request: Request, octets: Octets) -> _Call:
     service = service_of(request)
     engine = service.engine
     media = content_media(request.headers.get("content-type"), tuple(Media))
-    out = answer_media(request)
-    limit_ms = _limit_ms(request, service)
-    body = await request.body()
     return _Call(
         engine=engine,
         stages=request.state.stages,
-        deadline=Deadline(limit_ms),
-        out=out,
+        deadline=Deadline(_limit_ms(request, service)),
+        out=answer_media(request),
         media=media,
-        body=body,
+        body=await request.body(),
         arrived_s=time.perf_counter(),
         octets=octets,
-        query=request.query_params,
+        query=request.query_params if media is Media.OCTETS else {},
     )
 
 
@@ -171,17 +171,48 @@ async def attend(request: Request, work: Awaitable[T], deadline: Deadline) -> T:
         ClientDisconnect: If it went.
     """
     working = asyncio.ensure_future(work)
-    going = asyncio.ensure_future(_until_gone(request))
+    watch = _Watch(request, working)
     try:
-        await asyncio.wait({working, going}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
+        return await working
+    except asyncio.CancelledError:
+        if watch.gone:
+            raise ClientDisconnect from None
+        raise
     finally:
-        going.cancel()
-        if not working.done():
+        watch.end()
+        if working.cancelled():
             deadline.cancel()
-            working.cancel()
+
+
+class _Watch:
+    """Cancels work when the client goes away; only work that takes long is watched.
+
+    Args:
+        request: Of the client.
+        working: The work.
+    """
+
+    def __init__(self, request: Request, working: "asyncio.Future[Any]") -> None:
+        self._request = request
+        self._working = working
+        self._watching: asyncio.Task[None] | None = None
+        self._timer = working.get_loop().call_later(WATCHED_AFTER_S, self._begin)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client went away."""
+        done = self._watching is not None and self._watching.done()
+        return done and self._watching is not None and not self._watching.cancelled()
+
+    def end(self) -> None:
+        """Watch no more."""
+        self._timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+
+    def _begin(self) -> None:
+        self._watching = asyncio.ensure_future(_until_gone(self._request))
+        self._watching.add_done_callback(lambda _: self.gone and self._working.cancel())
 
 
 async def _until_gone(request: Request) -> None:
@@ -213,7 +244,7 @@ def _limit_ms(request: Request, service: Service) -> float:
 def _count(request: Request, answer: dict[str, Any]) -> None:
     """Count what was answered, how, and why not otherwise."""
     metrics = metrics_of(request)
-    operation = request.url.path.rpartition("/")[2]
+    operation = request.scope["path"].rpartition("/")[2]
     answers = answer.get("answers", [answer])
     metrics.batch(len(answers))
     for one in answers:

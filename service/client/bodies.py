@@ -22,6 +22,7 @@ def window(
     context_at: Place | None,
     mode: Mode,
     rerank: bool,
+    contents: bool,
     model: str | None,
 ) -> Body:
     """Write what ``rank`` and ``score`` have in common."""
@@ -32,6 +33,7 @@ def window(
         context_at=context_at,
         mode=mode,
         rerank=rerank,
+        contents=None if contents else False,
         model=model,
     )
 

@@ -84,6 +84,7 @@ def rank(
     top_k: int = 10,
     mode: Mode = "auto",
     rerank: bool = True,
+    contents: bool = True,
     explain: bool = False,
     model: str | None = None,
     timeout_s: float | None = None,
@@ -104,11 +105,13 @@ def rank(
         top_k: Most results.
         mode: ``auto``, ``p8`` or ``retrieval``.
         rerank: Whether the checkpoint's re-ranker takes part, if it has one.
+        contents: Whether results tell their text and metadata.
         explain: Whether to add what retrieval alone would have answered.
         model: Name of the loaded model that answers.
         timeout_s: Seconds that the service may take, if not what it is set to.
     """
-    body = window(context, context_ids, context_texts, context_at, mode, rerank, model)
+    asked = (mode, rerank, contents, model)
+    body = window(context, context_ids, context_texts, context_at, *asked)
     body |= selection(document_ids, filter, exclude_ids, only_unseen, max_per_document)
     body |= given(candidates=candidates_of(candidates), top_k=top_k, explain=explain)
     return Call(method="POST", path="/v1/rank", body=body, timeout_s=timeout_s)
@@ -142,11 +145,13 @@ def score(
     context_at: Place | None = None,
     mode: Mode = "auto",
     rerank: bool = True,
+    contents: bool = True,
     model: str | None = None,
     timeout_s: float | None = None,
 ) -> Call[Answer]:
     """Score candidates in the given order; the arguments are those of ``rank``."""
-    body = window(context, context_ids, context_texts, context_at, mode, rerank, model)
+    asked = (mode, rerank, contents, model)
+    body = window(context, context_ids, context_texts, context_at, *asked)
     body |= given(candidates=candidates_of(candidates))
     return Call(method="POST", path="/v1/score", body=body, timeout_s=timeout_s)
 

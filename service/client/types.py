@@ -76,6 +76,7 @@ class RankQuery(TypedDict, total=False):
     top_k: int
     mode: Mode
     rerank: bool
+    contents: bool
     explain: bool
     model: str
 
@@ -246,7 +247,9 @@ class StoreStatus(TypedDict):
 class IndexStatus(TypedDict):
     """One index: how it is built, over how many vectors, and how many are newer."""
 
-    factory: str | None
+    kind: str | None
+    recall_at_10: float | None
+    memory_bytes: int
     size: int
     fresh: int
 

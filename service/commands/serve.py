@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     # As the first process of a container, a signal without a handler is lost; uvicorn's own comes
     # only after imports that take a second, and hands the signal on to this one when it is done.
     signal.signal(signal.SIGTERM, _stop)
-    # numpy's matrix products know nothing of torch's threads; it reads this when it is loaded.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(settings.torch_threads))
+    # numpy's matrix products know nothing of the other threads; it reads this when it is loaded.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from service.logs import configure
     from service.server import build_server
 

@@ -158,7 +158,7 @@ def test_rates(data: Path) -> None:
 
 def test_queues_and_a_service_that_stops(data: Path) -> None:
     embedder = Embedder()
-    limits: dict[str, Any] = {"queue_limit": 0, "write_queue_limit": 0}
+    limits: dict[str, Any] = {"workers": 1, "queue_limit": 0, "write_queue_limit": 0}
     apps: list[Any] = []
     with live(data, load_embedder=lambda _: embedder, prepare=apps.append, **limits) as running:
         first = threading.Thread(

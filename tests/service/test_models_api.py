@@ -146,7 +146,7 @@ class Slow:
 
 def test_a_client_that_goes_away_takes_its_work_with_it(data: Path) -> None:
     slow = Slow()
-    with live(data, load_embedder=lambda _: slow, queue_limit=8) as running:
+    with live(data, load_embedder=lambda _: slow, workers=1, queue_limit=8) as running:
         address = httpx.URL(running.url)
         body = b'{"context_texts": ["x"]}'
         head = f"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -182,7 +182,7 @@ def _until(condition: Any, limit_s: float = 10.0) -> None:
 def test_a_signal_lets_running_requests_finish(data: Path, folders: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(data, tmp_path / "data")
     command = [sys.executable, "-m", "service", "serve", "--port", "0", "--data", str(folder)]
-    command += ["--checkpoint", str(folders / "one"), "--batch-limit", "1000"]
+    command += ["--checkpoint", str(folders / "one"), "--batch-limit", "1000", "--workers", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline().decode() for _ in range(2)]

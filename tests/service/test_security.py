@@ -52,7 +52,7 @@ def add_probes(app: FastAPI) -> None:
 
     async def name(request: Request) -> str | None:
         await request.body()
-        caller: str | None = request.state.key_name
+        caller: str | None = getattr(request.state, "key_name", None)
         return caller
 
     for scope, (method, path) in PROBES.items():

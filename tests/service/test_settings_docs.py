@@ -66,7 +66,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default(
     monkeypatch.setenv("NEXTCHUNK_DATA", "somewhere")
     monkeypatch.setenv("NEXTCHUNK_CHECKPOINT", "")
     settings = _parsed("--queue-limit", "3")
-    assert (settings.port, settings.queue_limit, settings.workers) == (9000, 3, 1)
+    assert (settings.port, settings.queue_limit, settings.workers) == (9000, 3, 2)
     assert (settings.data, settings.checkpoint) == (Path("somewhere"), None)
     assert _parsed("--port", "9001").port == 9001
     assert settings.rerank
