@@ -1,0 +1,1 @@
+"""Other servers, each as its own documentation recommends, for the job that ours does."""
