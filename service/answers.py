@@ -187,7 +187,11 @@ class StoreStatus(BaseModel):
 class IndexStatus(BaseModel):
     """One built index."""
 
-    factory: str | None = Field(description="FAISS factory string; null before the first build.")
+    kind: str | None = Field(description="Type of index; null before the first build.")
+    recall_at_10: float | None = Field(
+        description="Share of the ten nearest that it finds, measured when it was built."
+    )
+    memory_bytes: int = Field(description="Memory that it takes.")
     size: int = Field(description="Slots that it covers.")
     fresh: int = Field(description="Slots that came after it and are compared one by one.")
 
@@ -275,7 +279,10 @@ class Stats(BaseModel):
     store: StoreStats
     index: IndexStats
     metadata_keys: int
-    memory_bytes: dict[str, int]
+    memory_bytes: dict[str, int] = Field(
+        description="Bytes of vectors (in files, which the system may take from memory), indexes "
+        "and metadata."
+    )
     models: list[ModelSummary]
 
 

@@ -153,7 +153,8 @@ def stats(collection: Collection) -> dict[str, Any]:
         },
         "metadata_keys": len(slots.columns.keys()),
         "memory_bytes": {
-            "vectors": sum(space.vectors.nbytes for space in view.spaces),
+            "vectors": sum(space.vectors[: view.count].nbytes for space in view.spaces),
+            "indexes": sum(_index(view, space)["memory_bytes"] for space in view.spaces),
             "metadata": slots.columns.nbytes,
         },
         "models": models(collection)["models"],
@@ -178,8 +179,11 @@ def readiness(collection: Collection) -> dict[str, Any]:
 
 
 def _index(view: View, space: Space) -> dict[str, Any]:
+    facts = {} if space.index is None else space.index.facts()
     return {
-        "factory": None if space.index is None else space.index.factory,
+        "kind": facts.get("kind"),
+        "recall_at_10": facts.get("recall_at_10"),
+        "memory_bytes": facts.get("memory_bytes", 0),
         "size": space.indexed,
         "fresh": view.count - space.indexed,
     }

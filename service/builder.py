@@ -34,11 +34,12 @@ class Builder:
         give_way()
         while not self._stopping:
             self._collection.changed.clear()
-            if self._collection.due():
-                try:
+            try:
+                if self._collection.unkept:
+                    self._collection.keep()
+                if self._collection.due():
                     self._collection.build()
-                except Exception:
-                    log.exception("the indexes could not be built; searching goes on without")
-                    self._collection.changed.wait()
-                continue
+                    continue
+            except Exception:
+                log.exception("the indexes could not be built; searching goes on without")
             self._collection.changed.wait()

@@ -7,20 +7,24 @@ a write is acknowledged as searchable. Readers take a view and need no lock. Who
 Shapes: N slots, n chunks of one write, D dimension.
 """
 
+import errno
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from models.index import VectorIndex
-from service.loaded import Loaded, fill, load_model
-from service.modes import ModelState
+from service.errors import StorageFullError
+from service.loaded import Loaded, compacted, fill, load_model
+from service.modes import DEFAULT_MODEL, ModelState
 from service.slots import Slots
 from service.snapshot import Snapshots
 from service.store import ChunkRow, IdempotencyKey, Kind, Store, StoreInfo, Written
+from service.vectorfiles import VectorFiles
 from service.view import Space, View
 
 log = logging.getLogger(__name__)
@@ -47,21 +51,26 @@ class Collection:
         slots: Its chunks.
         raw_index: Over the first of the slots, if there is one.
         models: Loaded models, each up to date with the slots.
+        files: Where vectors are kept.
         snapshots: Where built indexes are kept.
         embedding_model: What makes the vectors, for a store that does not say.
         limits: When to build.
+        index_memory_bytes: Most that all indexes together may take; None for any.
     """
 
     def __init__(
         self,
+        *,
         store: Store,
         info: StoreInfo,
         slots: Slots,
         raw_index: VectorIndex | None,
         models: Sequence[Loaded],
+        files: VectorFiles,
         snapshots: Snapshots,
         embedding_model: str,
         limits: Limits | None = None,
+        index_memory_bytes: int | None = None,
     ) -> None:
         self.store = store
         self.limits = limits or Limits()
@@ -70,10 +79,12 @@ class Collection:
         self.changed = threading.Event()
         """Set by every change, for whoever builds indexes."""
         self._about = info
+        self._index_memory_bytes = index_memory_bytes
         self._embedding_model = info.embedding_model or embedding_model
         self._slots = slots
         self._raw_index = raw_index
         self._models = {model.name: model for model in models}
+        self._files = files
         self._snapshots = snapshots
         self._version = info.version
         self._write = threading.Lock()
@@ -81,6 +92,10 @@ class Collection:
         self._lock = threading.Lock()
         """Held while memory changes; always taken after ``_write``."""
         self._building = threading.Lock()
+        self._keeping = threading.Lock()
+        """Held while vectors are kept, or their files deleted."""
+        self._kept = 0
+        """Slots that the next start need not read from the store."""
         self.view = self._view()
 
     @property
@@ -107,11 +122,13 @@ class Collection:
         """
         kind = Kind(dimension=len(chunks[0].vector_D), embedding_model=self._embedding_model)
         with self._write:
+            with self._lock:
+                self._decide_dimension(kind.dimension)
+                self._make_room(len(chunks))
             written = self.store.write(chunks, kind=kind, key=key)
             on_stored(written)
             if not written.replayed:
                 with self._lock:
-                    self._decide_dimension(kind.dimension)
                     self._slots.append(written.rows, chunks, written.version)
                     self._publish(written.version)
         self.changed.set()
@@ -147,25 +164,73 @@ class Collection:
                 self._decide_dimension(state.usable.model.config.dimension)
                 self._publish(self._version)
             view = self.view
-        model = load_model(name, state, view.slots, rerank=rerank)
+        model = load_model(name, state, view.slots, self._files, rerank=rerank)
         if model.projected is not None and view.raw.index is not None:
-            model.index = VectorIndex.build(model.projected.array[: view.raw.indexed])
+            model.index = VectorIndex.build(
+                model.projected.array[: view.raw.indexed], budget_bytes=self._budget(view)
+            )
         return model
+
+    def trial(self, model: Loaded) -> View:
+        """What requests would see if a prepared model were the only one."""
+        with self._lock:
+            view = self._view()
+            if model.slots is self._slots:
+                model.catch_up()
+            else:  # compacted meanwhile: it will be made anew
+                view = replace(view, count=0, dead=0)
+            return replace(view, models={DEFAULT_MODEL: model.served(view.raw)})
 
     def set_model(self, model: Loaded) -> None:
         """Serve a prepared model under its name."""
         with self._lock:
             if model.slots is not self._slots:  # compacted meanwhile
-                model = load_model(
-                    model.name, model.state, self._slots, rerank=model.scorer is not model.plain
-                )
+                _remove([model])
+                rerank = model.scorer is not model.plain
+                model = load_model(model.name, model.state, self._slots, self._files, rerank=rerank)
+            old = self._models.get(model.name)
             self._models = {**self._models, model.name: model}
             self._publish(self._version)
         self.changed.set()
+        self.keep(replaced=[] if old is None else [old])
         if model.index is not None:
             rows = model.slots.rows.array[: model.index.size]
             with self._building:  # which saves, too
                 self._snapshots.save(model.state, model.index, rows, model.name)
+
+    def discard(self, model: Loaded) -> None:
+        """Let go of a prepared model that will not be served."""
+        _remove([model])
+
+    def keep(self, replaced: Iterable[Loaded] = ()) -> bool:
+        """Keep the vectors, so that the next start need not read them from the store.
+
+        Args:
+            replaced: Models whose vectors are no longer used; their files are deleted.
+
+        Returns:
+            Whether it could be done.
+        """
+        with self._keeping:
+            with self._lock:
+                slots, count = self._slots, self._slots.count
+                projections = [model.projection for model in self._models.values()]
+            if not self._files.save(slots, count, [one for one in projections if one is not None]):
+                return False
+            self._kept = count
+            _remove(replaced)
+            return True
+
+    def close(self) -> None:
+        """Keep the vectors and close the store."""
+        self.keep()
+        self._files.close()
+        self.store.close()
+
+    @property
+    def unkept(self) -> bool:
+        """Whether so much is not kept that a start would take noticeably longer."""
+        return self.view.count - self._kept > self.limits.fresh
 
     def due(self) -> bool:
         """Whether enough has changed for the indexes to be built again."""
@@ -179,62 +244,85 @@ class Collection:
         with self._building:
             if self._mostly_dead(self.view):
                 self._compact()
+            self.keep()
             view = self.view
             if not view.count:
                 return
-            raw_index = _grown(view.raw, view.count)
-            learned = {
-                name: _grown(served.space, view.count)
-                for name, served in view.models.items()
-                if served.space is not view.raw
-            }
-            with self._lock:
-                self._raw_index = raw_index
-                for name, index in learned.items():
-                    # A model that was loaded meanwhile has come with an index of its own.
-                    if self._models[name].scorer is view.models[name].scorer:
-                        self._models[name].index = index
-                self._publish(self._version)
-                self.built_at_s, self.indexed_version = time.time(), view.version
             rows = view.slots.rows.array[: view.count]
-            self._snapshots.save(None, raw_index, rows)
-            for name, index in learned.items():
-                self._snapshots.save(view.models[name].state, index, rows, name)
+            if view.raw.indexed < view.count:
+                index = self._grown(view, view.raw, self._snapshots.scratch(None))
+                with self._lock:
+                    self._raw_index = index
+                    self._publish(self._version)
+                self._snapshots.save(None, index, rows)
+            for name, served in view.models.items():
+                if served.space is view.raw or served.space.indexed == view.count:
+                    continue
+                scratch = self._snapshots.scratch(served.state, name)
+                index = self._grown(view, served.space, scratch)
+                with self._lock:
+                    # A model that was loaded meanwhile has come with an index of its own.
+                    if self._models[name].scorer is served.scorer:
+                        self._models[name].index = index
+                        self._publish(self._version)
+                self._snapshots.save(served.state, index, rows, name)
+            self.built_at_s, self.indexed_version = time.time(), view.version
+
+    def _grown(self, view: View, space: Space, scratch: Path) -> VectorIndex:
+        vectors_ND = space.vectors[: view.count]
+        if space.index is not None:
+            return space.index.extended(vectors_ND, scratch=scratch)
+        return VectorIndex.build(vectors_ND, budget_bytes=self._budget(view), scratch=scratch)
+
+    def _budget(self, view: View) -> int | None:
+        """Memory that one index may take."""
+        most = self._index_memory_bytes
+        return None if most is None else most // len(view.spaces)
 
     def _compact(self) -> None:
         """Leave the dead slots out: fill others from the store, which then take over."""
         old = self.view
-        slots = Slots(old.dimension)
-        fill(slots, self.store, old.version)
-        models = [
-            load_model(name, served.state, slots, rerank=served.scorer is not served.plain)
-            for name, served in old.models.items()
-        ]
+        slots, models = compacted(old, self.store, self._files)
         with self._write:  # store and memory say the same while it is held
-            last = int(slots.rows.array[slots.count - 1]) if slots.count else 0
+            last = int(old.slots.rows.array[old.count - 1])
             fill(slots, self.store, self._version, after=last)
             stored = np.isin(slots.rows.array[: slots.count], self.store.row_numbers())
             # Those that were replaced meanwhile died when the later row was filled in.
             gone = np.flatnonzero(~stored & slots.alive(slots.count, self._version))
             slots.kill([slots.ids[slot] for slot in gone], self._version)
             with self._lock:
+                replaced = list(self._models.values())
                 self._slots, self._raw_index = slots, None
                 for model in models:
-                    if self._models[model.name].state is not model.state:  # reloaded meanwhile
-                        state, rerank = (
-                            self._models[model.name].state,
-                            model.scorer is not model.plain,
-                        )
-                        model = load_model(model.name, state, slots, rerank=rerank)
+                    state = self._models[model.name].state
+                    if state is not model.state:  # reloaded meanwhile
+                        _remove([model])
+                        rerank = model.scorer is not model.plain
+                        model = load_model(model.name, state, slots, self._files, rerank=rerank)
                     self._models[model.name] = model
                 self._publish(self._version)
+        if self.keep(replaced):
+            for array in (old.slots.raw, old.slots.rows):
+                array.remove()
         log.info("compacted %d slots to %d", old.count, slots.count)
 
     def _decide_dimension(self, dimension: int) -> None:
-        if not self._slots.dimension:
-            self._slots = Slots(dimension)
+        if self._slots.dimension != dimension and not self._slots.count:
+            self._slots = self._files.new_slots(dimension)
             for model in self._models.values():
                 model.slots = self._slots
+
+    def _make_room(self, more: int) -> None:
+        """Make room for vectors before the store has chunks that would not fit."""
+        try:
+            self._slots.make_room(more)
+            for model in self._models.values():
+                if model.projected is not None:
+                    model.projected.make_room(more)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StorageFullError("the disk of the vectors is full") from error
 
     def _mostly_dead(self, view: View) -> bool:
         return view.dead > max(self.limits.dead, self.limits.dead_share * view.count)
@@ -261,8 +349,7 @@ class Collection:
         )
 
 
-def _grown(space: Space, count: int) -> VectorIndex:
-    vectors_ND = space.vectors[:count]
-    return (
-        VectorIndex.build(vectors_ND) if space.index is None else space.index.extended(vectors_ND)
-    )
+def _remove(models: Iterable[Loaded]) -> None:
+    for model in models:
+        if model.projected is not None:
+            model.projected.remove()

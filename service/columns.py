@@ -21,12 +21,13 @@ Shapes: N slots, E entries (values of one key and kind), W distinct words of one
 import math
 import operator
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import DTypeLike, NDArray
 
 Scalar = str | bool | float
@@ -112,6 +113,14 @@ class _Entries:
         self._values_E[size] = value
         self._size = size + 1
 
+    def extend(self, slots: Sequence[int], values: Sequence[Any]) -> None:
+        size, end = self._size, self._size + len(slots)
+        while end > len(self._slots_E):
+            self._slots_E, self._values_E = _doubled(self._slots_E), _doubled(self._values_E)
+        self._slots_E[size:end] = slots
+        self._values_E[size:end] = values
+        self._size = end
+
     def slots(self, count: int) -> Slots:
         """Slots below ``count`` that have an entry."""
         return self._below(count)[0]
@@ -154,13 +163,19 @@ class _Texts(_Entries):
         return super().nbytes + self._words_bytes
 
     def append(self, slot: int, value: str) -> None:
+        super().append(slot, self._code(value))
+
+    def extend(self, slots: Sequence[int], values: Sequence[str]) -> None:
+        super().extend(slots, [self._code(value) for value in values])
+
+    def _code(self, value: str) -> int:
         code = self._codes.get(value)
         if code is None:
             code = len(self._words)
             self._words.append(value)
             self._codes[value] = code
             self._words_bytes += sys.getsizeof(value) + _WORD_OVERHEAD_BYTES
-        super().append(slot, code)
+        return code
 
     def _passes(self, condition: Condition, values_E: NDArray[Any]) -> NDArray[np.bool_]:
         wanted: list[Any] | None = condition.wanted(str)
@@ -204,22 +219,37 @@ class Columns:
         if slot < self._next:
             raise ValueError(f"expected a slot of {self._next} or more, got {slot}")
         self._next = slot + 1
-        # A list, not recursion: objects may be nested deeper than Python's stack is high.
-        nested = [("", metadata)]
-        while nested:
-            prefix, members = nested.pop()
-            for name, value in members.items():
-                key = prefix + name
-                if len(key) > KEY_LIMIT:
-                    continue
-                kind = type(value)
-                if kind is dict:
-                    nested.append((key + ".", value))
-                elif kind is list:
-                    for element in value:
-                        self._add(slot, key, element)
-                else:
-                    self._add(slot, key, value)
+        for key, kind, value in _values(metadata):
+            self._entries(key, kind).append(slot, value)
+
+    def extend(self, slots: Slots, documents: Sequence[str]) -> None:
+        """Add the metadata of many slots.
+
+        Args:
+            slots: Rising, and above all slots that were appended before.
+            documents: The metadata of each as a JSON object.
+
+        Raises:
+            ValueError: If one is not JSON, or the first slot does not come after all others.
+        """
+        if slots[0] < self._next:
+            raise ValueError(f"expected a slot of {self._next} or more, got {slots[0]}")
+        self._next = int(slots[-1]) + 1
+        columns: dict[tuple[str, type], tuple[list[int], list[Any]]] = {}
+        # Chunks of one document often say the same.
+        known: dict[str, list[tuple[list[int], list[Any], Any]]] = {}
+        for slot, document in zip(slots.tolist(), documents, strict=True):
+            parts = known.get(document)
+            if parts is None:
+                parts = known[document] = [
+                    (*columns.setdefault((key, kind), ([], [])), value)
+                    for key, kind, value in _values(orjson.loads(document))
+                ]
+            for slots_E, values_E, value in parts:
+                slots_E.append(slot)
+                values_E.append(value)
+        for (key, kind), entries in columns.items():
+            self._entries(key, kind).extend(*entries)
 
     def matching(self, key: str, condition: Condition, count: int) -> NDArray[np.bool_]:
         """Tell which of the first ``count`` slots (count,) have a value that passes.
@@ -247,26 +277,38 @@ class Columns:
         columns = list(self._columns.values())
         return sum(entries.nbytes for kinds in columns for entries in tuple(kinds.values()))
 
-    def _add(self, slot: int, key: str, value: Any) -> None:
-        kind: type = type(value)
-        if kind is int or kind is float:
-            kind = float
-            value = as_number(value)
-        elif kind is not str and kind is not bool:
-            return
+    def _entries(self, key: str, kind: type) -> _Entries:
         kinds = self._columns.get(key)
         entries = None if kinds is None else kinds.get(kind)
         if entries is None:
-            entries = self._add_kind(key, kind)
-        entries.append(slot, value)
-
-    def _add_kind(self, key: str, kind: type) -> _Entries:
-        if kind is str:
-            entries: _Entries = _Texts()
-        else:
-            entries = _Entries(kind, np.float64 if kind is float else np.bool_)
-        self._columns.setdefault(key, {})[kind] = entries
+            if kind is str:
+                entries = _Texts()
+            else:
+                entries = _Entries(kind, np.float64 if kind is float else np.bool_)
+            self._columns.setdefault(key, {})[kind] = entries
         return entries
+
+
+def _values(metadata: Mapping[str, Any]) -> Iterator[tuple[str, type, Any]]:
+    """Walk the values of an object: dotted key, kind, and value."""
+    # A list, not recursion: objects may be nested deeper than Python's stack is high.
+    nested = [("", metadata)]
+    while nested:
+        prefix, members = nested.pop()
+        for name, value in members.items():
+            key = prefix + name
+            if len(key) > KEY_LIMIT:
+                continue
+            kind = type(value)
+            if kind is dict:
+                nested.append((key + ".", value))
+                continue
+            for element in value if kind is list else (value,):
+                kind = type(element)
+                if kind is str or kind is bool:
+                    yield key, kind, element
+                elif kind is int or kind is float:
+                    yield key, float, as_number(element)
 
 
 def _doubled(array: NDArray[Any]) -> NDArray[Any]:

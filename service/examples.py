@@ -82,7 +82,7 @@ _MODEL = {
 }
 _CHECKPOINT = {"status": "ok", "reason": None, "version": "1d50fd5d8f82"}
 _STORE = {"name": "docs", "version": 3, "chunks": 48, "documents": 4}
-_INDEX = {"factory": "Flat", "size": 48, "fresh": 0}
+_INDEX = {"kind": "flat", "recall_at_10": 1.0, "memory_bytes": 3072, "size": 48, "fresh": 0}
 _CHUNK = {
     "id": "a:2",
     "document_id": "a",
@@ -141,7 +141,7 @@ ANSWERS: dict[str, Any] = {
             "building": False,
         },
         "metadata_keys": 4,
-        "memory_bytes": {"vectors": 147456, "metadata": 6144},
+        "memory_bytes": {"vectors": 6144, "indexes": 6144, "metadata": 6144},
         "models": [{"name": "default", **_CHECKPOINT, "gate": "passed"}],
     },
     "model": {

@@ -7,16 +7,21 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
+import orjson
 
 from models.index import Rows, VectorIndex
 from models.scoring import Scorer
+from service.mapped import Growing
 from service.modes import ModelState
-from service.slots import Growing, Slots
-from service.snapshot import LEARNED, Snapshots, usable_part
-from service.store import Store
-from service.view import Served, Space
+from service.slots import Slots
+from service.snapshot import LEARNED, Snapshots
+from service.store import Store, StoreError
+from service.vectorfiles import Projection, VectorFiles
+from service.view import Served, Space, View
 
 log = logging.getLogger(__name__)
+
+PROJECTED_AT_ONCE = 4096
 
 
 @dataclass(kw_only=True)
@@ -40,9 +45,18 @@ class Loaded:
             return
         # In this order: an array that is looked up after the count has at least so many rows.
         count = self.slots.count
-        fresh_ND = self.slots.raw.array[self.projected.size : count]
-        if len(fresh_ND):
+        raw_ND = self.slots.raw.array
+        for start in range(self.projected.size, count, PROJECTED_AT_ONCE):
+            # A copy, as torch takes no array that cannot be written to.
+            fresh_ND = raw_ND[start : min(start + PROJECTED_AT_ONCE, count)].copy()
             self.projected.extend(self.scorer.project(fresh_ND))
+
+    @property
+    def projection(self) -> Projection | None:
+        """Its learned space, to be kept; None if it has none."""
+        if self.projected is None:
+            return None
+        return Projection(name=self.name, state=self.state, vectors=self.projected)
 
     def served(self, raw: Space) -> Served:
         """Itself as requests see it."""
@@ -58,90 +72,143 @@ class Loaded:
         )
 
 
-def load_model(name: str, state: ModelState, slots: Slots, *, rerank: bool) -> Loaded:
-    """Make a model ready for all slots, without an index."""
+def make_model(name: str, state: ModelState, slots: Slots, *, rerank: bool) -> Loaded:
+    """Make a model that knows no slots yet, with no place for projections."""
     plain = state.scorer(rerank=False)
-    model = state.usable
-    learned = model is not None and model.model.config.space == LEARNED
-    loaded = Loaded(
+    return Loaded(
         name=name,
         state=state,
         scorer=state.scorer() if rerank else plain,
         plain=plain,
         slots=slots,
-        projected=Growing(np.float32, slots.dimension) if learned else None,
+        projected=None,
     )
-    loaded.catch_up()
+
+
+def load_model(
+    name: str, state: ModelState, slots: Slots, files: VectorFiles, *, rerank: bool
+) -> Loaded:
+    """Make a model ready for all slots, without an index."""
+    loaded = make_model(name, state, slots, rerank=rerank)
+    if _is_learned(state):
+        loaded.projected = files.new_learned(name, state, slots)
+        loaded.catch_up()
     return loaded
 
 
 def fill(slots: Slots, store: Store, version: int, *, after: int = 0) -> None:
-    """Append the store's chunks, or those of later rows, at a version."""
-    for rows, chunks in store.blocks(after):
-        slots.append(rows, chunks, version)
+    """Append the store's chunks, or those of later rows, at a version.
+
+    Raises:
+        StoreError: If the store is damaged.
+    """
+    try:
+        for heads, vectors_ND in store.blocks(after):
+            slots.append_block(heads, vectors_ND, version)
+    except orjson.JSONDecodeError as error:
+        raise StoreError(f"{store.path}: damaged: {error}") from error
 
 
-def fill_like(slots: Slots, store: Store, version: int, gone: Rows) -> None:
-    """Append the store's chunks, with dead slots where rows stood that an index covers."""
-    for rows, chunks in store.blocks(0):
-        between, gone = gone[gone < rows[-1]], gone[gone >= rows[-1]]
-        start = 0
-        for row in between:
-            stop = int(np.searchsorted(rows, row))
-            if stop > start:
-                slots.append(rows[start:stop], chunks[start:stop], version)
-            slots.append_dead(np.array([row]))
-            start = stop
-        slots.append(rows[start:], chunks[start:], version)
-    slots.append_dead(gone)
+def load_slots(store: Store, files: VectorFiles, dimension: int, version: int) -> Slots:
+    """Read all chunks, with the vectors from their files as far as those may be trusted.
+
+    Raises:
+        StoreError: If the store is damaged.
+    """
+    store_rows = store.row_numbers()
+    slots = files.open_slots(store, dimension, store_rows) if len(store_rows) else None
+    files.clean()
+    if slots is None:
+        slots = files.new_slots(dimension, len(store_rows))
+        fill(slots, store, version)
+        return slots
+    last = int(slots.rows.array[slots.rows.size - 1])
+    try:
+        for heads in store.heads(last):
+            slots.tell(heads)
+    except orjson.JSONDecodeError as error:
+        raise StoreError(f"{store.path}: damaged: {error}") from error
+    slots.tell_dead(slots.rows.size - slots.count)
+    fill(slots, store, version, after=last)
+    return slots
 
 
-def load_slots(
-    store: Store, snapshots: Snapshots, dimension: int, version: int
-) -> tuple[Slots, VectorIndex | None]:
-    """Read all chunks, in the order of the saved raw index where there is one to be used."""
-    slots, store_rows = Slots(dimension), store.row_numbers()
-    slots.reserve(len(store_rows))
-    saved = snapshots.load(None, dimension) if len(store_rows) else None
+def load_raw_index(slots: Slots, snapshots: Snapshots) -> VectorIndex | None:
+    """Read the saved index of the raw space, if it can be used."""
+    if not slots.count:
+        return None
+    saved = snapshots.load(None, slots.raw.array[: slots.count])
     if saved is None:
-        fill(slots, store, version)
-        return slots, None
+        return None
     index, covered = saved
-    if not usable_part(covered, store_rows):
+    if not _of_first(slots, covered):
         log.warning("rebuilding the raw index: it covers other chunks, or mostly such as are gone")
-        fill(slots, store, version)
-        return slots, None
-    fill_like(slots, store, version, covered[~np.isin(covered, store_rows)])
-    newer, gone = int((store_rows > covered[-1]).sum()), slots.dead
+        return None
+    newer = int(slots.alive(slots.count, 0)[index.size :].sum())
+    gone = index.size - int(slots.alive(index.size, 0).sum())
     if newer or gone:
         log.info("the index is behind the store: %d chunks are newer, %d are gone", newer, gone)
-    return slots, index
+    return index
 
 
 def load_learned(
-    name: str, state: ModelState, slots: Slots, snapshots: Snapshots, *, rerank: bool
+    name: str,
+    state: ModelState,
+    slots: Slots,
+    files: VectorFiles,
+    snapshots: Snapshots,
+    *,
+    rerank: bool,
 ) -> Loaded:
-    """Make a model ready for all slots, with its saved index where that can be used."""
-    model = state.usable
-    learned = model is not None and model.model.config.space == LEARNED
-    saved = snapshots.load(state, slots.dimension, name) if learned and slots.count else None
-    if saved is None:
-        return load_model(name, state, slots, rerank=rerank)
-    index, covered = saved
-    if not np.array_equal(covered, slots.rows.array[: min(index.size, slots.count)]):
-        log.warning("rebuilding the learned index: it covers other chunks than the raw one")
-        return load_model(name, state, slots, rerank=rerank)
-    plain = state.scorer(rerank=False)
-    projected = Growing(np.float32, slots.dimension)
-    projected.extend(index.vectors())
-    loaded = Loaded(
-        name=name,
-        state=state,
-        scorer=state.scorer() if rerank else plain,
-        plain=plain,
-        slots=slots,
-        projected=projected,
-        index=index,
-    )
+    """Make a model ready for all slots, with what is kept of it where that can be used."""
+    if not _is_learned(state) or not slots.count:
+        return load_model(name, state, slots, files, rerank=rerank)
+    loaded = make_model(name, state, slots, rerank=rerank)
+    loaded.projected = files.open_learned(name, state, slots, loaded.plain)
+    if loaded.projected is None:
+        loaded = load_model(name, state, slots, files, rerank=rerank)
     loaded.catch_up()
+    assert loaded.projected is not None
+    saved = snapshots.load(state, loaded.projected.array[: slots.count], name)
+    if saved is None:
+        return loaded
+    index, covered = saved
+    if not _of_first(slots, covered):
+        log.warning("rebuilding the learned index: it covers other chunks than the raw one")
+        return loaded
+    loaded.index = index
     return loaded
+
+
+def compacted(old: View, store: Store, files: VectorFiles) -> tuple[Slots, list[Loaded]]:
+    """Make slots of the chunks that live, and models for them; what came after a view is missing.
+
+    Vectors and projections are copied from the view, since a row never changes.
+
+    Raises:
+        StoreError: If the store is damaged.
+    """
+    slots = files.new_slots(old.dimension, old.living)
+    models = [
+        make_model(name, served.state, slots, rerank=served.scorer is not served.plain)
+        for name, served in old.models.items()
+    ]
+    for model in models:
+        if _is_learned(model.state):
+            model.projected = files.new_learned(model.name, model.state, slots)
+    old_rows = old.slots.rows.array[: old.count]
+    for heads in store.heads(int(old_rows[-1])):
+        places = np.searchsorted(old_rows, heads.rows)
+        slots.append_block(heads, old.raw.vectors[places], old.version)
+        for model in models:
+            if model.projected is not None:
+                model.projected.extend(old.models[model.name].space.vectors[places])
+    return slots, models
+
+
+def _is_learned(state: ModelState) -> bool:
+    return state.usable is not None and state.usable.model.config.space == LEARNED
+
+
+def _of_first(slots: Slots, rows: Rows) -> bool:
+    return len(rows) <= slots.count and np.array_equal(rows, slots.rows.array[: len(rows)])

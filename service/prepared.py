@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from models.scoring import Floats
 from service.store import ChunkRow
 from service.vectors import unit
 
 FORMAT = 1
+ROWS_AT_ONCE = 65_536
 
 
 class PreparedError(ValueError):
@@ -93,7 +95,8 @@ def open_prepared(folder: Path) -> Prepared:
             f"{folder}: has no vectors yet; run 'python -m training embed' on it first"
         )
     try:
-        vectors_ND = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        # As a plain array, each of whose rows costs a fraction of a mapped one's.
+        vectors_ND = np.asarray(np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise PreparedError(f"vectors.npy: not readable: {error}") from error
     expected = (int(manifest["chunks"]), int(vectors["dimension"]))
@@ -101,7 +104,8 @@ def open_prepared(folder: Path) -> Prepared:
         raise PreparedError(
             f"vectors.npy: expected float32 {expected}, got {vectors_ND.dtype} {vectors_ND.shape}"
         )
-    if not np.isfinite(vectors_ND).all():
+    starts = range(0, len(vectors_ND), ROWS_AT_ONCE)
+    if not all(np.isfinite(vectors_ND[start : start + ROWS_AT_ONCE]).all() for start in starts):
         raise PreparedError("vectors.npy: expected finite numbers, got NaN or infinity")
     account = json.dumps([manifest.get("fingerprint"), vectors], sort_keys=True)
     return Prepared(
@@ -127,10 +131,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    yield json.loads(line)
+                    yield orjson.loads(line)
                 except ValueError as error:
                     raise PreparedError(f"{path.name} line {number}: not JSON: {error}") from error
     except OSError as error:

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import orjson
 
+from models.index import Rows
 from models.scoring import Bools, Floats
 
 CHUNKS_A_BLOCK = 2048
+HEADS_A_BLOCK = 16_384
 NAMES_A_STATEMENT = 500
 UNIT_TOLERANCE = 1e-3
 INSERT = (
@@ -37,6 +39,19 @@ class ChunkRow:
     metadata: dict[str, Any]
     vector_D: Floats
     """Raw unit vector."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """What must be known of many chunks to search them, but for their vectors."""
+
+    rows: Rows
+    """Row of each, rising."""
+    ids: list[str]
+    document_ids: list[str]
+    positions: list[int]
+    metadata: list[str]
+    """As JSON objects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,22 +129,44 @@ def are_unit(vectors_ND: Floats) -> Bools:
     return unit_N
 
 
+def heads_of(found: Sequence[Sequence[Any]]) -> Heads:
+    """Make heads of rows (row, id, document_id, position, metadata, ...), at least one."""
+    rows, ids, document_ids, positions, metadata, *_ = map(list, zip(*found, strict=True))
+    return Heads(
+        rows=np.array(rows, np.int64),
+        ids=ids,
+        document_ids=document_ids,
+        positions=positions,
+        metadata=metadata,
+    )
+
+
+def vectors_of(blobs: Sequence[bytes], ids: Sequence[str], dimension: int) -> Floats:
+    """Make vectors (N, D) of what the store holds for some chunks.
+
+    Raises:
+        StoreError: If one is not a unit vector of the dimension.
+    """
+    for blob, chunk_id in zip(blobs, ids, strict=True):
+        if len(blob) != 4 * dimension:
+            raise StoreError(
+                f"store: chunk {chunk_id!r}: expected a vector of {dimension} float32, "
+                f"got {len(blob)} bytes"
+            )
+    vectors_ND = np.frombuffer(b"".join(blobs), "<f4").reshape(-1, dimension)
+    if not are_unit(vectors_ND).all():
+        raise StoreError("store: expected unit vectors, got another length")
+    return vectors_ND.astype(np.float32, copy=False)
+
+
 def chunks_of(found: Sequence[Sequence[Any]], dimension: int) -> list[ChunkRow]:
     """Make chunks of rows (id, document_id, position, metadata, text, vector).
 
     Raises:
         StoreError: If a vector is not a unit vector of the dimension.
     """
-    for chunk in found:
-        if len(chunk[5]) != 4 * dimension:
-            raise StoreError(
-                f"store: chunk {chunk[0]!r}: expected a vector of {dimension} float32, "
-                f"got {len(chunk[5])} bytes"
-            )
-    blob = b"".join(chunk[5] for chunk in found)
-    vectors_ND = np.frombuffer(blob, "<f4").reshape(-1, dimension).astype(np.float32, copy=False)
-    if not are_unit(vectors_ND).all():
-        raise StoreError("store: expected unit vectors, got another length")
+    ids = [chunk[0] for chunk in found]
+    vectors_ND = vectors_of([chunk[5] for chunk in found], ids, dimension)
     return [
         ChunkRow(
             id=chunk[0],

@@ -7,50 +7,19 @@ for it exactly those slots exist that are below the count and did not die up to 
 Shapes: N slots, D dimension.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.index import Rows
-from models.scoring import Bools
+from models.scoring import Bools, Floats
 from service.columns import Columns
-from service.store import ChunkRow
+from service.mapped import Growing
+from service.rows import ChunkRow, Heads
 
 ALIVE = np.iinfo(np.int64).max
 NONE = -1
-FIRST_CAPACITY = 1024
-
-
-class Growing:
-    """An array that grows at its end; a reader may keep what ``array`` was at any time.
-
-    Args:
-        dtype: Type of an element.
-        width: Columns, for a matrix.
-    """
-
-    def __init__(self, dtype: Any, width: int | None = None) -> None:
-        self._shape = () if width is None else (width,)
-        self.array: NDArray[Any] = np.empty((0, *self._shape), dtype)
-        """At least as long as what was appended, the rest is not yet filled."""
-        self.size = 0
-
-    def reserve(self, capacity: int) -> None:
-        """Make room for so many, so that appending them moves nothing."""
-        if capacity > len(self.array):
-            grown = np.empty((capacity, *self._shape), self.array.dtype)
-            grown[: self.size] = self.array[: self.size]
-            self.array = grown
-
-    def extend(self, values: NDArray[Any]) -> None:
-        """Append values (n,) or rows (n, width)."""
-        end = self.size + len(values)
-        if end > len(self.array):
-            self.reserve(max(FIRST_CAPACITY, end, len(self.array) * 3 // 2))
-        self.array[self.size : end] = values
-        self.size = end
 
 
 class Slots:
@@ -58,20 +27,24 @@ class Slots:
 
     Args:
         dimension: D of the vectors.
+        rows: Holds the row of each slot; None is an array in memory.
+        raw: Holds their vectors; the same. Both may hold some, whose chunks are yet to be told.
     """
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(
+        self, dimension: int, rows: Growing | None = None, raw: Growing | None = None
+    ) -> None:
         self.dimension = dimension
         self.ids: list[str] = []
         self.document_ids: list[str] = []
-        self.rows = Growing(np.int64)
+        self.rows = Growing(np.int64) if rows is None else rows
         """Row of the store, rising."""
         self.positions = Growing(np.int64)
         self.died = Growing(np.int64)
         """Store version at which the chunk was replaced or deleted, else ``ALIVE``."""
         self.older = Growing(np.int64)
         """Slot of the chunk that this one replaced, or -1."""
-        self.raw = Growing(np.float32, dimension)
+        self.raw = Growing(np.float32, dimension) if raw is None else raw
         self.columns = Columns()
         self.dead = 0
         """Slots whose chunk has died."""
@@ -79,44 +52,115 @@ class Slots:
         """Living chunks of each document, documents in the order in which they came."""
         self._slot_of: dict[str, int] = {}
         self._slots_of: dict[str, list[int]] = {}
+        self._names: dict[str, str] = {}
+        """Each document's id, so that its chunks share one string."""
 
     @property
     def count(self) -> int:
         """Slots, dead ones included."""
         return len(self.ids)
 
-    def reserve(self, capacity: int) -> None:
-        """Make room for so many slots."""
-        for array in (self.rows, self.positions, self.died, self.older, self.raw):
-            array.reserve(capacity)
+    def make_room(self, more: int) -> None:
+        """Make room for so many more slots.
+
+        Raises:
+            OSError: If the disk is full.
+        """
+        for array in (self.rows, self.raw):
+            array.make_room(more)
 
     def append(self, rows: Sequence[int], chunks: Sequence[ChunkRow], version: int) -> None:
         """Add chunks, which replace those with the same ids at a version; ids differ."""
         first = self.count
-        older = [self._slot_of.get(chunk.id, NONE) for chunk in chunks]
-        self.kill([chunk.id for chunk in chunks], version)
-        self.rows.extend(np.array(rows, np.int64))
+        self._extend(np.array(rows, np.int64), np.stack([chunk.vector_D for chunk in chunks]))
+        self._replace([chunk.id for chunk in chunks], version)
         self.positions.extend(np.array([chunk.position for chunk in chunks], np.int64))
         self.died.extend(np.full(len(chunks), ALIVE))
-        self.older.extend(np.array(older, np.int64))
-        self.raw.extend(np.stack([chunk.vector_D for chunk in chunks]))
         for slot, chunk in enumerate(chunks, first):
             self.columns.append(slot, chunk.metadata)
-            self._slots_of.setdefault(chunk.document_id, []).append(slot)
-            self.alive_in[chunk.document_id] = self.alive_in.get(chunk.document_id, 0) + 1
-            self.document_ids.append(chunk.document_id)
-            self.ids.append(chunk.id)
-            self._slot_of[chunk.id] = slot
+        document_ids = [chunk.document_id for chunk in chunks]
+        self._enter([chunk.id for chunk in chunks], document_ids, range(first, first + len(chunks)))
 
-    def append_dead(self, rows: Rows) -> None:
-        """Add slots whose chunks are gone, to stand where a saved index has them."""
+    def append_block(self, heads: Heads, vectors_ND: Floats, version: int) -> None:
+        """Add chunks as the store has them, which replace those with the same ids at a version."""
+        self._extend(heads.rows, vectors_ND)
+        self._replace(heads.ids, version)
+        self._append_heads(heads, np.arange(self.count, self.count + len(heads.rows)))
+
+    def tell(self, heads: Heads) -> None:
+        """Say what the chunks of some slots are of which the row and the vector are there.
+
+        Slots between them have lost their chunks: they are dead.
+        """
+        slots = np.searchsorted(self.rows.array[: self.rows.size], heads.rows)
+        self.older.extend(np.full(int(slots[-1]) + 1 - self.count, NONE))
+        self._append_heads(heads, slots)
+
+    def tell_dead(self, count: int) -> None:
+        """Say that so many slots that come next have lost their chunks."""
         for array, value in ((self.positions, 0), (self.died, 0), (self.older, NONE)):
-            array.extend(np.full(len(rows), value, np.int64))
+            array.extend(np.full(count, value, np.int64))
+        self.document_ids += [""] * count
+        self.ids += [""] * count
+        self.dead += count
+
+    def _extend(self, rows: Rows, vectors_ND: Floats) -> None:
+        # First what may fail: then nothing has been changed.
+        self.raw.extend(vectors_ND)
         self.rows.extend(rows)
-        self.raw.extend(np.zeros((len(rows), self.dimension), np.float32))
-        self.document_ids += [""] * len(rows)
-        self.ids += [""] * len(rows)
-        self.dead += len(rows)
+
+    def _append_heads(self, heads: Heads, slots: Rows) -> None:
+        first, last = self.count, int(slots[-1]) + 1
+        places = slots - first
+        positions, died = np.zeros((2, last - first), np.int64)
+        positions[places], died[places] = heads.positions, ALIVE
+        self.positions.extend(positions)
+        self.died.extend(died)
+        self.dead += len(died) - len(slots)
+        self.columns.extend(slots, heads.metadata)
+        if len(slots) == len(died):
+            self._enter(heads.ids, heads.document_ids, range(first, last))
+            return
+        ids, document_ids = [""] * len(died), [""] * len(died)
+        for place, chunk_id, document_id in zip(
+            places.tolist(), heads.ids, heads.document_ids, strict=True
+        ):
+            ids[place], document_ids[place] = chunk_id, document_id
+        self._enter(ids, document_ids, slots.tolist(), places.tolist())
+
+    def _replace(self, ids: Sequence[str], version: int) -> None:
+        """Let chunks that come next stand for those with the same ids so far."""
+        older = np.full(len(ids), NONE)
+        if not self._slot_of.keys().isdisjoint(ids):
+            older = np.array([self._slot_of.get(chunk_id, NONE) for chunk_id in ids], np.int64)
+            self.kill(ids, version)
+        self.older.extend(older)
+
+    def _enter(
+        self,
+        ids: Sequence[str],
+        document_ids: Sequence[str],
+        slots: Sequence[int],
+        places: Sequence[int] | None = None,
+    ) -> None:
+        """Make chunks known by their ids.
+
+        Args:
+            ids: Of all slots that come next, dead ones included.
+            document_ids: The same.
+            slots: Those that live.
+            places: Which of ``ids`` those are; None if all.
+        """
+        named = [self._names.setdefault(name, name) for name in document_ids]
+        living = named if places is None else [named[place] for place in places]
+        living_ids = ids if places is None else [ids[place] for place in places]
+        for slot, document_id in zip(slots, living, strict=True):
+            self._slots_of.setdefault(document_id, []).append(slot)
+        for document_id, count in Counter(living).items():
+            self.alive_in[document_id] = self.alive_in.get(document_id, 0) + count
+        self.document_ids += named
+        self.ids += ids
+        self._slot_of.update(zip(living_ids, slots, strict=True))
 
     def kill(self, ids: Iterable[str], version: int) -> None:
         """Mark chunks as deleted at a version; unknown and dead ones are left alone."""

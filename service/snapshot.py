@@ -7,12 +7,14 @@ with one log line, and built again in the background.
 """
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from models.index import IndexMismatchError, Rows, VectorIndex
+from models.scoring import Floats
 from service.modes import DEFAULT_MODEL, ModelState
 
 log = logging.getLogger(__name__)
@@ -46,16 +48,23 @@ class Snapshots:
         """
         try:
             index.save(self._path(state, name), self._fingerprint(state, index.dimension), rows)
+            shutil.rmtree(self.scratch(state, name), ignore_errors=True)
         except (OSError, RuntimeError) as error:
             log.warning("the %s index could not be saved: %s", _word(state), error)
 
     def load(
-        self, state: ModelState | None, dimension: int, name: str = DEFAULT_MODEL
+        self, state: ModelState | None, vectors_ND: Floats, name: str = DEFAULT_MODEL
     ) -> tuple[VectorIndex, Rows] | None:
-        """Read an index and the rows that it covers, or None if what is there cannot be used."""
+        """Read an index and the rows that it covers, or None if what is there cannot be used.
+
+        Args:
+            state: Model of the learned space, or None for the raw one.
+            vectors_ND: The stored vectors, those that it covers first, in its order.
+            name: Name of the model.
+        """
         path = self._path(state, name)
         try:
-            return VectorIndex.load(path, self._fingerprint(state, dimension))
+            return VectorIndex.load(path, self._fingerprint(state, vectors_ND.shape[1]), vectors_ND)
         except IndexMismatchError as error:
             level = logging.WARNING if path.exists() else logging.INFO
             log.log(level, "rebuilding the %s index: %s", _word(state), error)
@@ -63,6 +72,10 @@ class Snapshots:
             kind = type(error).__name__
             log.warning("rebuilding the %s index: %s: %s", _word(state), path.name, kind)
         return None
+
+    def scratch(self, state: ModelState | None, name: str = DEFAULT_MODEL) -> Path:
+        """Where the build of an index keeps what it has done, so that a killed one goes on."""
+        return self._folder / f"building-{self._path(state, name).stem}"
 
     def _path(self, state: ModelState | None, name: str) -> Path:
         suffix = "" if name == DEFAULT_MODEL else f"-{name}"

@@ -12,61 +12,42 @@ import itertools
 import json
 import sqlite3
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from models.index import Rows
-from service.errors import IdempotencyKeyReusedError, StorageFullError
+from models.scoring import Floats
+from service.errors import StorageFullError
+from service.idempotency import IdempotencyKey as IdempotencyKey
+from service.idempotency import Written as Written
+from service.idempotency import record, replay
 from service.migrations import SchemaError, migrate, readable_version
 from service.rows import (
     CHUNKS_A_BLOCK,
+    HEADS_A_BLOCK,
     INSERT,
     NAMES_A_STATEMENT,
-    chunks_of,
     contents_of,
+    heads_of,
     info_of,
     portions,
     values_of,
+    vectors_of,
     walk,
 )
 from service.rows import ChunkRow as ChunkRow
+from service.rows import Heads as Heads
 from service.rows import Kind as Kind
 from service.rows import StoreError as StoreError
 from service.rows import StoreInfo as StoreInfo
 
 STORE_FILE = "store.sqlite"
 BUSY_TIMEOUT_S = 30.0
-IDEMPOTENCY_S = 24 * 3600.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class IdempotencyKey:
-    """A client's own name for one write, so that sending it again does not write again."""
-
-    key: str
-    request: str
-    """Digest of what was asked; the same key with another one is a mistake."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """A committed change."""
-
-    version: int
-    rows: list[int]
-    """Row numbers of the chunks that were written, in their order."""
-    deleted: int
-    """Chunks that were deleted by id."""
-    replayed: bool
-    """Whether the idempotency key had been seen, so that nothing was written now."""
-    count: int
-    """Chunks that were upserted or deleted, then if it is a replay."""
+CACHE_KIB, BULK_CACHE_KIB = 2000, 262_144
 
 
 class Store:
@@ -143,7 +124,7 @@ class Store:
             StorageFullError: If the disk is full.
         """
         with self._transaction() as db:
-            if key is not None and (earlier := _replay(db, key)) is not None:
+            if key is not None and (earlier := replay(db, key)) is not None:
                 return earlier
             deleted = _delete(db, delete_ids)
             _delete(db, [chunk.id for chunk in upserts])
@@ -160,7 +141,7 @@ class Store:
                 count=len(rows) + deleted,
             )
             if key is not None:
-                _record(db, key, written)
+                record(db, key, written)
             return written
 
     def merge(self, chunks: Iterable[ChunkRow], *, kind: Kind, name: str) -> int:
@@ -180,7 +161,7 @@ class Store:
         """
         rest, replaced = iter(chunks), 0
         try:
-            with self._transaction() as db:
+            with self._bulk(), self._transaction() as db:
                 while some := list(itertools.islice(rest, NAMES_A_STATEMENT)):
                     replaced += _delete(db, [chunk.id for chunk in some])
                     db.executemany(INSERT, map(values_of, some))
@@ -204,7 +185,7 @@ class Store:
             "source": source,
         }
         try:
-            with self._transaction() as db:
+            with self._bulk(), self._transaction() as db:
                 db.execute("DELETE FROM chunks")
                 db.executemany(INSERT, map(values_of, chunks))
                 db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", about.items())
@@ -214,31 +195,58 @@ class Store:
 
     def row_numbers(self) -> Rows:
         """Read the numbers of all rows, rising."""
-        rows = [row for (row,) in self._reader().execute("SELECT row FROM chunks ORDER BY row")]
-        return np.array(rows, np.int64)
+        found = self._reader().execute("SELECT row FROM chunks INDEXED BY chunks_heads ORDER BY 1")
+        return np.fromiter((row for (row,) in found), np.int64)
 
-    def blocks(self, after: int) -> Iterator[tuple[list[int], list[ChunkRow]]]:
+    def heads(self, last: int) -> Iterator[Heads]:
+        """Walk the chunks up to a row, without texts and vectors, as they stand at one moment.
+
+        Raises:
+            StoreError: If the file is damaged.
+        """
+        yield from map(
+            heads_of,
+            self._walk(
+                "SELECT row, id, document_id, position, metadata FROM chunks "
+                "INDEXED BY chunks_heads WHERE row <= ? ORDER BY row",
+                last,
+                HEADS_A_BLOCK,
+            ),
+        )
+
+    def blocks(self, after: int) -> Iterator[tuple[Heads, Floats]]:
         """Walk the chunks of rows after one, without their texts, as they stand at one moment.
 
         Yields:
-            Rising row numbers, and their chunks.
+            Heads, and the vectors (n, D) that belong to them.
 
         Raises:
             StoreError: If a vector is not a unit vector of the store's dimension, or the file is
                 damaged.
         """
         dimension = self.info().dimension or 0
-        try:
-            with self._snapshot() as db:
-                found = db.execute(
-                    "SELECT id, document_id, position, metadata, '', vector, row FROM chunks "
-                    "WHERE row > ? ORDER BY row",
-                    (after,),
-                )
-                while some := found.fetchmany(CHUNKS_A_BLOCK):
-                    yield [chunk[-1] for chunk in some], chunks_of(some, dimension)
-        except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
-            raise StoreError(f"{self.path}: damaged: {error}") from error
+        for found in self._walk(
+            "SELECT row, id, document_id, position, metadata, vector FROM chunks "
+            "WHERE row > ? ORDER BY row",
+            after,
+            CHUNKS_A_BLOCK,
+        ):
+            heads = heads_of(found)
+            yield heads, vectors_of([chunk[5] for chunk in found], heads.ids, dimension)
+
+    def vectors(self, rows: Rows) -> Floats:
+        """Read the vectors (n, D) of some rows that are there.
+
+        Raises:
+            StoreError: If one is not there or not a unit vector of the store's dimension.
+        """
+        db, blobs = self._reader(), []
+        for row in rows.tolist():
+            found = db.execute("SELECT vector FROM chunks WHERE row = ?", (row,)).fetchone()
+            if found is None:
+                raise StoreError(f"{self.path}: damaged: there is no row {row}")
+            blobs.append(found[0])
+        return vectors_of(blobs, [f"row {row}" for row in rows], self.info().dimension or 0)
 
     @contextlib.contextmanager
     def at_one_moment(self) -> Iterator[tuple[StoreInfo, Callable[[], Iterator[ChunkRow]]]]:
@@ -291,6 +299,15 @@ class Store:
         if found != "ok":
             raise StoreError(f"{self.path}: damaged: {found}")
 
+    def _walk(self, query: str, row: int, at_once: int) -> Iterator[list[Any]]:
+        try:
+            with self._snapshot() as db:
+                found = db.execute(query, (row,))
+                while some := found.fetchmany(at_once):
+                    yield some
+        except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
+            raise StoreError(f"{self.path}: damaged: {error}") from error
+
     def _connect(self) -> sqlite3.Connection:
         mode = "ro" if self._read_only else "rwc"
         db = sqlite3.connect(
@@ -321,6 +338,15 @@ class Store:
             db.execute("ROLLBACK")
 
     @contextlib.contextmanager
+    def _bulk(self) -> Iterator[None]:
+        """Keep more of the file in memory meanwhile: ids come in no order of their index."""
+        self._db.execute(f"PRAGMA cache_size=-{BULK_CACHE_KIB}")
+        try:
+            yield
+        finally:
+            self._db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+
+    @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._writing:
             try:
@@ -337,28 +363,6 @@ class Store:
                 if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
                     raise StorageFullError("the store's disk is full") from error
                 raise
-
-
-def _replay(db: sqlite3.Connection, key: IdempotencyKey) -> Written | None:
-    oldest_s = time.time() - IDEMPOTENCY_S
-    db.execute("DELETE FROM idempotency WHERE written_s < ?", (oldest_s,))
-    found = db.execute("SELECT request, answer FROM idempotency WHERE key = ?", (key.key,))
-    earlier = found.fetchone()
-    if earlier is None:
-        return None
-    if earlier[0] != key.request:
-        raise IdempotencyKeyReusedError(
-            "Idempotency-Key", "a new key for a new request", "one that came with another request"
-        )
-    answer = json.loads(earlier[1])
-    return Written(rows=[], deleted=0, replayed=True, **answer)
-
-
-def _record(db: sqlite3.Connection, key: IdempotencyKey, written: Written) -> None:
-    answer = json.dumps({"version": written.version, "count": written.count})
-    db.execute(
-        "INSERT INTO idempotency VALUES (?, ?, ?, ?)", (key.key, key.request, answer, time.time())
-    )
 
 
 def _remember(db: sqlite3.Connection, kind: Kind) -> None:

@@ -32,7 +32,7 @@ def register(subparsers: "Subparsers") -> None:
         action="store_true",
         help="drop chunks that were written over HTTP or imported (default: refuse)",
     )
-    add_flags(parser, ("data", "checkpoint", "more_checkpoints"))
+    add_flags(parser, ("data", "checkpoint", "more_checkpoints", "index_memory_bytes"))
     parser.set_defaults(run=run)
 
 
@@ -104,8 +104,8 @@ def _build(settings: "Settings") -> None:
             view = opened.collection.view
             print(f"index: built in {time.perf_counter() - start:.1f} s")
         kinds = "raw and learned" if len(view.spaces) > 1 else "raw"
-        factory = None if view.raw.index is None else view.raw.index.factory
-        print(f"index: {kinds} ready, {factory}")
+        kind = None if view.raw.index is None else view.raw.index.kind.value
+        print(f"index: {kinds} ready, {kind}")
     finally:
         opened.close()
 

@@ -252,7 +252,7 @@ def test_it_ranks_as_offline_evaluation_does(copy: Path, checkpoint: Path, openi
 
 def test_a_manifest_says_what_was_built(copy: Path) -> None:
     manifest = json.loads((copy / "index-learned.json").read_text())
-    assert manifest["factory"] == "Flat"
+    assert manifest["kind"] == "flat"
     assert manifest["size"] == 48
     assert set(manifest["fingerprint"]) == {"store_id", "checkpoint", "dimension"}
 

@@ -11,7 +11,7 @@ from service.collection import Collection, Limits
 from service.opening import _collect
 from service.retrieval import Scope, nearest
 from service.settings import Settings
-from service.store import STORE_FILE, ChunkRow, Store
+from service.store import STORE_FILE, ChunkRow, Heads, Store
 
 from .conftest import unit_rows, whole_chunks
 
@@ -23,8 +23,8 @@ class Interrupted(Store):
 
     then: Callable[[], object] | None = None
 
-    def blocks(self, after: int) -> Iterator[tuple[list[int], list[ChunkRow]]]:
-        yield from super().blocks(after)
+    def heads(self, last: int) -> Iterator[Heads]:
+        yield from super().heads(last)
         then, self.then = self.then, None
         if then is not None:
             then()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.index import HNSW_FACTORY, VectorIndex
+from models.index import IndexKind, VectorIndex
 from service.modes import load_state
 from service.retrieval import Scope, nearest, retrieve
 from service.slots import Slots
@@ -17,7 +17,7 @@ RAW_ND = unit_rows(COUNT, 4)
 NO_SLOTS = np.empty(0, np.int64)
 
 
-def _view(factory: str | None, indexed: int, dead: int = 0) -> View:
+def _view(kind: IndexKind | None, indexed: int, dead: int = 0) -> View:
     """A view of which some slots are indexed, the others fresh, and some dead."""
     slots = Slots(DIMENSION)
     chunks = [
@@ -34,7 +34,7 @@ def _view(factory: str | None, indexed: int, dead: int = 0) -> View:
     slots.append(range(1, COUNT + 1), chunks, 1)
     gone = np.random.default_rng(1).permutation(COUNT)[:dead]
     slots.kill([f"c:{row}" for row in gone], 2)
-    index = None if factory is None else VectorIndex.build(RAW_ND[:indexed], factory)
+    index = None if kind is None else VectorIndex.build(RAW_ND[:indexed], kind)
     raw = Space(vectors=slots.raw.array, index=index)
     state = load_state(None, DIMENSION)
     served = Served(
@@ -60,20 +60,20 @@ def _expected(query_D: np.ndarray, allowed_N: np.ndarray, depth: int) -> list[in
 
 
 @pytest.mark.parametrize(
-    ("factory", "indexed", "dead"),
+    ("kind", "indexed", "dead"),
     [
         (None, 0, 0),
         (None, 0, 900),
-        ("Flat", COUNT, 0),
-        ("Flat", 2000, 900),
-        (HNSW_FACTORY, COUNT, 0),
-        (HNSW_FACTORY, 2000, 900),
+        (IndexKind.FLAT, COUNT, 0),
+        (IndexKind.FLAT, 2000, 900),
+        (IndexKind.HNSW, COUNT, 0),
+        (IndexKind.HNSW, 2000, 900),
     ],
 )
 def test_it_is_exact_in_every_state_of_the_index(
-    factory: str | None, indexed: int, dead: int
+    kind: IndexKind | None, indexed: int, dead: int
 ) -> None:
-    view = _view(factory, indexed, dead)
+    view = _view(kind, indexed, dead)
     generator = np.random.default_rng(2)
     for query_D in unit_rows(12, 5):
         excluded = np.sort(generator.choice(COUNT, 7, replace=False))
@@ -87,7 +87,7 @@ def test_it_is_exact_in_every_state_of_the_index(
 
 
 def test_many_exclusions_leave_what_is_left() -> None:
-    view = _view(HNSW_FACTORY, COUNT)
+    view = _view(IndexKind.HNSW, COUNT)
     query_D = unit_rows(1, 6)[0]
     best = np.array(_expected(query_D, np.ones(COUNT, bool), 500))
     scope = Scope(allowed_N=None, excluded=np.sort(best))
@@ -98,7 +98,7 @@ def test_many_exclusions_leave_what_is_left() -> None:
 
 
 def test_a_graph_is_exact_far_from_where_a_filter_lies() -> None:
-    view = _view(HNSW_FACTORY, COUNT)
+    view = _view(IndexKind.HNSW, COUNT)
     query_D = RAW_ND[0]
     allowed_N = RAW_ND @ query_D < -0.3
     found = nearest(view, view.raw, query_D, Scope(allowed_N=allowed_N, excluded=NO_SLOTS), 50)
@@ -122,7 +122,7 @@ def test_equal_scores_fall_to_the_lower_slot() -> None:
 
 @pytest.mark.parametrize("limit", [1, 3])
 def test_enough_documents_are_found(limit: int) -> None:
-    view = _view("Flat", COUNT)
+    view = _view(IndexKind.FLAT, COUNT)
     query_D = unit_rows(1, 7)[0]
     scope = Scope(allowed_N=None, excluded=NO_SLOTS, max_per_document=limit)
     found = retrieve(view, view.raw, query_D, scope, depth=8, wanted=30)

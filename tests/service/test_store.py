@@ -51,15 +51,21 @@ def test_what_was_written_is_read_back(tmp_path: Path, store: Store) -> None:
     info = again.info()
     assert (info.version, info.chunks, info.dimension) == (1, 5, DIMENSION)
     assert (info.embedding_model, info.name, info.source) == ("m", "n", "s")
-    ((rows, chunks),) = again.blocks(0)
-    assert rows == again.row_numbers().tolist() == [1, 2, 3, 4, 5]
-    np.testing.assert_array_equal([chunk.vector_D for chunk in chunks], unit_rows(5, 1))
-    assert [chunk.id for chunk in chunks] == [f"d:{row}" for row in range(5)]
+    ((heads, vectors_ND),) = again.blocks(0)
+    assert heads.rows.tolist() == again.row_numbers().tolist() == [1, 2, 3, 4, 5]
+    np.testing.assert_array_equal(vectors_ND, unit_rows(5, 1))
+    assert heads.ids == [f"d:{row}" for row in range(5)]
+    assert (heads.document_ids, heads.positions) == (["d"] * 5, list(range(5)))
+    assert heads.metadata[3] == '{"title":"T","row":3}'
+    assert [one.ids for one in again.heads(2)] == [["d:0", "d:1"]]
+    np.testing.assert_array_equal(again.vectors(np.array([4, 2])), unit_rows(5, 1)[[3, 1]])
+    with pytest.raises(StoreError, match="there is no row 9"):
+        again.vectors(np.array([9]))
     content = ("Text 3, größer", {"title": "T", "row": 3})
     assert again.contents({4: "d:3", 99: "nobody"}) == {4: content}
     # A reader knows the chunk by the row that it had when it was written first.
     assert again.contents({98: "d:3"}) == {98: content}
-    assert [rows for rows, _ in again.blocks(3)] == [[4, 5]]
+    assert [heads.rows.tolist() for heads, _ in again.blocks(3)] == [[4, 5]]
     assert [chunk.text for chunk in whole_chunks(again)][4] == "Text 4, größer"
     again.close()
 
@@ -122,9 +128,9 @@ def test_a_reader_sees_one_moment_while_another_writes(tmp_path: Path, store: St
     _fill(store, _rows(5000))
     reader = Store(tmp_path / "store.sqlite")
     blocks = reader.blocks(0)
-    seen = len(next(blocks)[0])
+    seen = len(next(blocks)[1])
     store.write([], [f"d:{row}" for row in range(5000)])
-    assert seen + sum(len(rows) for rows, _ in blocks) == 5000
+    assert seen + sum(len(vectors_ND) for _, vectors_ND in blocks) == 5000
     assert reader.info().chunks == 0
     reader.close()
 
