@@ -1,12 +1,15 @@
 """A few threads for everything that computes, behind one queue of bounded length.
 
 Queries that wait are taken together, those of different requests too: a batch is whatever has come
-while the one before was computed. Nothing waits for a batch to fill. A request of many queries
-gives way to others: each batch takes one query of each request in turn until it is full.
+while the one before was computed. A lone query never waits for others; where the last batch held
+several, callers that were just answered are about to ask again, and the next batch waits for them
+while they come, for some milliseconds at most. A request of many queries gives way to others: each
+batch takes one query of each request in turn until it is full.
 """
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
@@ -19,6 +22,10 @@ T = TypeVar("T")
 
 BATCH_LIMIT = 32
 """Most queries computed together, which bounds how long a batch keeps the next one waiting."""
+GATHERED_FOR_S = 0.004
+"""Most that a batch waits for queries to come, if the last one held more than have come by now."""
+STEP_S = 0.0005
+"""When none has come for so long, it waits no more."""
 
 
 class Question(Protocol):
@@ -100,6 +107,11 @@ class Workers:
             thread.start()
 
     @property
+    def _fair(self) -> int:
+        """Questions that a thread takes, so that others have as many."""
+        return min(BATCH_LIMIT, -(-self._pending // len(self._threads)))
+
+    @property
     def waiting(self) -> int:
         """Jobs that wait for a thread."""
         return len(self._queue)
@@ -174,15 +186,19 @@ class Workers:
     def _work(self, number: int) -> None:
         self._prepare()
         active: deque[_Job] = deque()
+        last = 0
         while True:
             done: list[tuple[_Job, Any, BaseException | None]] = []
-            while len(active) < BATCH_LIMIT:
+            while not active or len(active) < self._fair:
                 job = self._take(number, block=not active and not done)
                 if job is None:
                     break
+                if not active and job.finish is not None:
+                    self._gather(last)
                 self._begin(job, active, done)
             if not active and not done:
                 return  # closed
+            last = len(active)
             if active:
                 self._batch(number, active, done)
             with self._lock:
@@ -198,6 +214,14 @@ class Workers:
             if number in self._idle:
                 self._idle.remove(number)
             return self._queue.popleft() if self._queue else None
+
+    def _gather(self, last: int) -> None:
+        """Wait while more questions come, until there are as many as in the last batch."""
+        waiting, before = len(self._queue), -1
+        until_s = time.monotonic() + GATHERED_FOR_S
+        while before < waiting < last - 1 and time.monotonic() < until_s:
+            time.sleep(STEP_S)
+            before, waiting = waiting, len(self._queue)
 
     def _begin(
         self,

@@ -32,9 +32,11 @@ def search_parts(
     k: int,
     allowed_N: Bools | None,
     effort: int,
+    *,
+    rough: bool = False,
 ) -> tuple[Floats, Rows]:
     """Find the ``k`` best rows of each query; as ``VectorIndex.search``."""
-    if plan.kind is IndexKind.FLAT or vectors_ND is None:
+    if plan.kind is IndexKind.FLAT or vectors_ND is None or (rough and plan.kind not in IVF):
         return _compared(parts[0], width, query_BD, k, allowed_N, effort)
     rows = []
     for part in parts:
@@ -108,7 +110,7 @@ def _compared(
     params = None
     if isinstance(part.index, faiss.IndexHNSW):
         # The graph is walked through rows that may not be answered, too.
-        ef = int(effort * max(width.ef, 2 * k) / share)
+        ef = int(effort * max(width.ef, 3 * k // 2) / share)
         params = faiss.SearchParametersHNSW(efSearch=ef, **arguments)  # type: ignore[attr-defined]
     elif arguments:
         params = faiss.SearchParameters(**arguments)

@@ -22,7 +22,7 @@ RECALL_AT = 10
 QUERIES = 480
 MOVED = 0.3
 """How far a query is moved towards another vector, where its own length is 1."""
-EFS = [128, 192, 256, 384, 512, 768]
+EFS = [64, 96, 128, 192, 256, 384, 512, 768]
 CANDIDATES = [40, 60, 80, 120, 160, 240, 320, 480]
 LOST = 0.002
 """Recall that fewer candidates may cost."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.index import IndexKind
 from service.collection import Collection, Limits
 from service.errors import StorageFullError
 from service.mapped import HEADER_BYTES, Growing, Mapped
@@ -320,3 +321,36 @@ def test_a_full_disk_refuses_a_write_before_it_is_stored(
     assert collection.view.living == collection.store.info().chunks == 48
     collection.upsert(chunks(2, 60))
     is_right(collection)
+
+
+def test_a_build_leaves_nothing_behind(copy: Path, checkpoint: Path, opening: Open) -> None:
+    for path in copy.glob("index-*"):
+        path.unlink()
+    collection = opening(copy, checkpoint)
+    assert [space.indexed for space in collection.view.spaces] == [0, 0]
+    collection.build()
+    assert [space.indexed for space in collection.view.spaces] == [48, 48]
+    assert not list(copy.glob("building-*"))
+
+
+def test_indexes_share_their_memory(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    exact = 2 * 48 * ROW_BYTES
+    found = []
+    for most in (exact, exact - 2, 100):
+        folder = Path(shutil.copytree(data, tmp_path / str(most)))
+        for path in folder.glob("index-*"):
+            path.unlink()
+        opened = open_collection(
+            Settings(data=folder, checkpoint=checkpoint, index_memory_bytes=most)
+        )
+        if most == 100:
+            with pytest.raises(ValueError, match="budget"):
+                opened.collection.build()
+            is_right(opened.collection)  # one by one
+        else:
+            opened.collection.build()
+            indexes = [space.index for space in opened.collection.view.spaces]
+            found.append({None if index is None else index.kind for index in indexes})
+        opened.close()
+    assert found[0] == {IndexKind.FLAT}
+    assert found[1] & {IndexKind.FLAT, None} == set()

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.errors import QueueFullError, UnavailableError
-from service.workers import BATCH_LIMIT, Workers
+from service.workers import BATCH_LIMIT, STEP_S, Workers
 
 
 @dataclass
@@ -187,3 +188,83 @@ def test_an_empty_question_is_answered() -> None:
         assert await _asked(workers) == []
 
     _with(1, test)
+
+
+def test_a_lone_batch_has_all_cores_and_two_share_them() -> None:
+    told: list[tuple[str, int]] = []
+    gate = Gate()
+
+    def share(parts: int) -> None:
+        told.append((threading.current_thread().name, parts))
+
+    async def both_idle() -> None:
+        while len(workers._idle) < 2:
+            await asyncio.sleep(0.001)
+
+    async def test() -> None:
+        await both_idle()
+        first = _asked(workers, "a")
+        await gate.wait()
+        second = _asked(workers, "b")
+        await gate.wait()
+        gate.go_on.release()
+        gate.go_on.release()
+        await asyncio.gather(first, second)
+        await both_idle()
+        third = _asked(workers, "c")
+        await gate.wait()
+        gate.go_on.release()
+        await third
+
+    workers = Workers(2, 8, 7, compute=gate, share=share)
+    try:
+        asyncio.run(test())
+    finally:
+        workers.close()
+    assert told == [("worker-0", 1), ("worker-1", 2), ("worker-0", 1)]
+
+
+def test_one_thread_leaves_half_to_the_other() -> None:
+    gate = Gate()
+
+    async def test() -> None:
+        held = [_asked(workers, "x"), _asked(workers, "y")]
+        await gate.wait()
+        await gate.wait()
+        rest = [_asked(workers, name) for name in "abcdef"]
+        for _ in range(8):
+            gate.go_on.release()
+        await asyncio.gather(*held, *rest)
+
+    workers = Workers(2, 16, 7, compute=gate)
+    try:
+        asyncio.run(test())
+    finally:
+        workers.close()
+    assert sorted(gate.batches[:2]) == [["x"], ["y"]]
+    assert all(len(batch) <= 4 for batch in gate.batches)
+    assert sorted(part for batch in gate.batches for part in batch) == sorted("xyabcdef")
+
+
+def test_a_batch_waits_for_callers_who_were_just_answered() -> None:
+    async def test(workers: Workers, gate: Gate) -> None:
+        hold = _asked(workers, "hold")
+        await gate.wait()
+        first = [_asked(workers, name) for name in "abcd"]
+        await asyncio.sleep(0)
+        gate.go_on.release()
+        await hold
+        await gate.wait()
+        gate.go_on.release()
+        await asyncio.gather(*first)
+        # They ask again one after the other, with less between them than a batch waits.
+        again = []
+        for name in "abcd":
+            again.append(_asked(workers, name))
+            await asyncio.sleep(0)
+            time.sleep(STEP_S / 5)
+        gate.go_on.release()
+        assert await asyncio.gather(*again) == [["a!"], ["b!"], ["c!"], ["d!"]]
+        assert gate.batches == [["hold"], [*"abcd"], [*"abcd"]]
+
+    _with(8, test)
