@@ -82,9 +82,7 @@ def rank_corpus(
     """
     depth = max(RERANK_DEPTH, top_k)
     reach = min(depth + max(len(rows) for rows in excluded), len(corpus.raw_ND))
-    scores_BR, found_BR = corpus.index_for(queries.method).search(
-        queries.vectors_BD, reach, rough=True
-    )
+    scores_BR, found_BR = corpus.index_for(queries.method).search(queries.vectors_BD, reach)
     # Equal scores fall to the lower row at the edge, too; an index has them in any order.
     lines_B1 = np.arange(len(found_BR))[:, None]
     found_BR = found_BR[lines_B1, np.lexsort((found_BR, -scores_BR), axis=-1)]

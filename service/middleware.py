@@ -166,6 +166,9 @@ def _log(
     key_name: str | None,
     trace_id: str | None,
 ) -> None:
+    level = logging.ERROR if failure else logging.INFO
+    if not log.isEnabledFor(level):
+        return
     fields: dict[str, Any] = {
         "request_id": exchange.request_id,
         "method": exchange.method,
@@ -177,4 +180,4 @@ def _log(
     }
     more = {"problem": exchange.problem, "trace_id": trace_id, "error": failure}
     fields.update({name: value for name, value in more.items() if value is not None})
-    log.log(logging.ERROR if failure else logging.INFO, "request", extra={"fields": fields})
+    log.log(level, "request", extra={"fields": fields})

@@ -132,7 +132,7 @@ def _search(
     if space.index is not None:
         built_N = None if allowed_N is None else allowed_N[: space.indexed]
         wanted = min(reach, space.indexed)
-        found_BK = space.index.search(query_D[None], wanted, built_N, effort=effort, rough=True)
+        found_BK = space.index.search(query_D[None], wanted, built_N, effort=effort)
         known = found_BK[1][0] >= 0
         scores = np.concatenate([found_BK[0][0][known], scores])
         slots = np.concatenate([found_BK[1][0][known], slots])
@@ -150,7 +150,7 @@ def _search_many(
         fresh = fresh[alive_N[fresh]]
     built_N = None if alive_N is None else alive_N[: space.indexed]
     reached = min(reach, space.indexed)
-    scores_BK, slots_BK = space.index.search(query_BD, reached, built_N, rough=True)
+    scores_BK, slots_BK = space.index.search(query_BD, reached, built_N)
     found = []
     for query_D, scores, slots in zip(query_BD, scores_BK, slots_BK, strict=True):
         known = slots >= 0

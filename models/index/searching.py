@@ -32,11 +32,9 @@ def search_parts(
     k: int,
     allowed_N: Bools | None,
     effort: int,
-    *,
-    rough: bool = False,
 ) -> tuple[Floats, Rows]:
     """Find the ``k`` best rows of each query; as ``VectorIndex.search``."""
-    if plan.kind is IndexKind.FLAT or vectors_ND is None or (rough and plan.kind not in IVF):
+    if plan.kind is IndexKind.FLAT or vectors_ND is None:
         return _compared(parts[0], width, query_BD, k, allowed_N, effort)
     rows = []
     for part in parts:
@@ -65,7 +63,7 @@ def best_of(vectors_ND: Floats, query_BD: Floats, rows_BC: Rows, k: int) -> tupl
 
 
 def _scored(k: int) -> int:
-    return max(k + MORE_THAN_WANTED, k * 3 // 2)
+    return k + MORE_THAN_WANTED
 
 
 def _listed(

@@ -206,7 +206,6 @@ class VectorIndex:
         allowed_N: Bools | None = None,
         *,
         effort: int = 1,
-        rough: bool = False,
     ) -> tuple[Floats, Rows]:
         """Find the ``k`` best rows of each query.
 
@@ -215,13 +214,11 @@ class VectorIndex:
             k: Results wanted a query; fewer are found when fewer are allowed.
             allowed_N: If given, only rows where it is True may be answered.
             effort: How many times wider than usual a graph or lists are searched.
-            rough: Whether scores may come of codes of a byte a dimension, which is enough for a
-                caller that scores by the vectors what is found.
 
         Returns:
             Scores and rows, each (B, k), best first; row -1 with score -inf where there is no
             result. Scores are the products with the stored vectors, except by codes of a byte a
-            dimension if an HNSW was loaded without them, or ``rough``.
+            dimension if an HNSW was loaded without them.
         """
         return search_parts(
             self._parts,
@@ -232,7 +229,6 @@ class VectorIndex:
             k,
             allowed_N,
             effort,
-            rough=rough,
         )
 
     @property

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.errors import QueueFullError, UnavailableError
-from service.workers import BATCH_LIMIT, STEP_S, Workers
+from service.workers import BATCH_LIMIT, Workers
 
 
 @dataclass
@@ -246,7 +245,13 @@ def test_one_thread_leaves_half_to_the_other() -> None:
     assert sorted(part for batch in gate.batches for part in batch) == sorted("xyabcdef")
 
 
-def test_a_batch_waits_for_callers_who_were_just_answered() -> None:
+def test_a_batch_waits_for_callers_who_were_just_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Long enough that a busy machine does not come between.
+    monkeypatch.setattr("service.workers.STEP_S", 0.5)
+    monkeypatch.setattr("service.workers.GATHERED_FOR_S", 5.0)
+
     async def test(workers: Workers, gate: Gate) -> None:
         hold = _asked(workers, "hold")
         await gate.wait()
@@ -257,12 +262,10 @@ def test_a_batch_waits_for_callers_who_were_just_answered() -> None:
         await gate.wait()
         gate.go_on.release()
         await asyncio.gather(*first)
-        # They ask again one after the other, with less between them than a batch waits.
         again = []
-        for name in "abcd":
+        for name in "abcd":  # they ask again, one after the other
             again.append(_asked(workers, name))
-            await asyncio.sleep(0)
-            time.sleep(STEP_S / 5)
+            await asyncio.sleep(0.01)
         gate.go_on.release()
         assert await asyncio.gather(*again) == [["a!"], ["b!"], ["c!"], ["d!"]]
         assert gate.batches == [["hold"], [*"abcd"], [*"abcd"]]
