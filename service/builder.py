@@ -32,6 +32,9 @@ class Builder:
 
     def _run(self) -> None:
         give_way()
+        for space in self._collection.view.spaces:
+            if space.index is not None:
+                space.index.warm()
         while not self._stopping:
             self._collection.changed.clear()
             try:

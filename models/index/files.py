@@ -23,6 +23,7 @@ from models.index.kinds import IVF, IndexKind
 WHOLE_UP_TO = 64 * 2**20
 PIECES = 256
 PIECE_BYTES = 64 * 2**10
+READ_BYTES = 4 * 2**20
 FORMAT = 2
 
 Rows = NDArray[np.int64]
@@ -44,6 +45,8 @@ class Part:
     """Tells it from every other part."""
     empty: NDArray[np.uint8] | None = None
     """The trained index without vectors, serialised, where later vectors need it."""
+    file: Path | None = None
+    """Where it is mapped from, if it is."""
 
     @property
     def size(self) -> int:
@@ -153,7 +156,20 @@ def _read(path: Path, entry: dict[str, Any], kind: str) -> Part:
     index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
     if mapped:
         _demand_rows(file, index)
-    return Part(index=index, first=int(entry["first"]), mark=str(entry["mark"]), empty=empty)
+    return Part(
+        index=index,
+        first=int(entry["first"]),
+        mark=str(entry["mark"]),
+        empty=empty,
+        file=file if mapped else None,
+    )
+
+
+def read_through(path: Path) -> None:
+    """Read a file, so that the operating system has it in memory."""
+    with path.open("rb", buffering=0) as file:
+        while file.read(READ_BYTES):
+            pass
 
 
 def _demand_rows(path: Path, index: Any) -> None:

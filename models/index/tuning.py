@@ -1,8 +1,9 @@
 """Measuring recall when an index has been built, and setting how wide it searches.
 
-Queries are vectors of the index moved towards others, and the row itself does not count: on real
-vectors expanded to a million this needs about the width that held-out queries need
-(docs/indexes.md). What is nearest is found exactly, in the same pass that builds.
+Where no queries are given, they are vectors of the index moved towards others, and the row itself
+does not count: on real vectors expanded to a million this needs about the width that held-out
+queries need, but less where most vectors have many near copies (docs/indexes.md). What is nearest
+is found exactly, in the same pass that builds.
 
 Shapes: N vectors, B queries, K results, D dimension.
 """
@@ -58,18 +59,16 @@ class Truth:
 
     Args:
         vectors_ND: What is indexed.
+        query_BD: Unit queries that are not in it; without them they are made of the vectors.
     """
 
-    def __init__(self, vectors_ND: Floats) -> None:
-        generator = np.random.default_rng(1)
-        count = min(QUERIES, len(vectors_ND))
-        self.own_B = np.sort(generator.choice(len(vectors_ND), count, replace=False))
-        others_BD = generator.permutation(sample(vectors_ND, 4 * count))
-        moved_BD = vectors_ND[self.own_B] + MOVED * np.resize(
-            others_BD, (count, vectors_ND.shape[1])
-        )
-        length_B1 = np.linalg.norm(moved_BD, axis=1, keepdims=True)
-        self.query_BD: Floats = (moved_BD / np.maximum(length_B1, 1e-12)).astype(np.float32)
+    def __init__(self, vectors_ND: Floats, query_BD: Floats | None = None) -> None:
+        if query_BD is None:
+            self.own_B, self.query_BD = _made(vectors_ND)
+        else:
+            self.query_BD = np.ascontiguousarray(query_BD[:QUERIES], np.float32)
+            self.own_B = np.full(len(self.query_BD), -1)
+        count = len(self.own_B)
         # One more than is asked for, since the query's own row is among them.
         self._kept = min(RECALL_AT + 1, len(vectors_ND))
         self._scores_BK = np.full((count, self._kept), -np.inf, np.float32)
@@ -102,6 +101,18 @@ class Truth:
         mean = float(np.mean(shares))
         error = float(np.std(shares)) / len(shares) ** 0.5
         return Recall(mean=mean, lower=mean - SURE * error)
+
+
+def _made(vectors_ND: Floats) -> tuple[Rows, Floats]:
+    """Make queries of some vectors, and tell of which."""
+    generator = np.random.default_rng(1)
+    count = min(QUERIES, len(vectors_ND))
+    own_B = np.sort(generator.choice(len(vectors_ND), count, replace=False))
+    others_BD = generator.permutation(sample(vectors_ND, 4 * count))
+    moved_BD = vectors_ND[own_B] + MOVED * np.resize(others_BD, (count, vectors_ND.shape[1]))
+    length_B1 = np.linalg.norm(moved_BD, axis=1, keepdims=True)
+    query_BD: Floats = (moved_BD / np.maximum(length_B1, 1e-12)).astype(np.float32)
+    return own_B, query_BD
 
 
 def tune(

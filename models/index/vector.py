@@ -88,6 +88,7 @@ class VectorIndex:
         *,
         budget_bytes: int | None = None,
         target: float = RECALL_TARGET,
+        query_BD: Floats | None = None,
         progress: Progress | None = None,
         scratch: Path | None = None,
     ) -> "VectorIndex":
@@ -99,6 +100,8 @@ class VectorIndex:
             kind: Type; None for the one that suits the size and the budget.
             budget_bytes: Most memory that the index may take beside the vectors; None for any.
             target: Recall of the ten nearest to tune for, from 0 to 1.
+            query_BD: Unit queries to tune on that are like those to come and not among the vectors;
+                without them, some are made of the vectors.
             progress: Told ``(stage, done, total)``.
             scratch: Folder in which a build that is killed finds again what it has done.
 
@@ -117,7 +120,7 @@ class VectorIndex:
         plan = _plan(len(vectors_ND), vectors_ND.shape[1], asked, budget_bytes)
         # Without the class of a mapped array, whose views cost several microseconds each.
         vectors_ND = np.asarray(vectors_ND)
-        truth = None if plan.kind is IndexKind.FLAT else Truth(vectors_ND)
+        truth = None if plan.kind is IndexKind.FLAT else Truth(vectors_ND, query_BD)
         seen = building.unseen if truth is None else truth.see
         index, empty = building.built(vectors_ND, plan, progress, scratch, seen)
         parts = (Part(index=index, first=0, mark=uuid.uuid4().hex, empty=empty),)
@@ -130,11 +133,11 @@ class VectorIndex:
                 size=plan.size,
             )
         else:
-            query_BD = truth.query_BD
+            asking_BD = truth.query_BD
             width, recall = tune(
                 truth,
                 lambda width: search_parts(
-                    parts, plan, width, vectors_ND, query_BD, RECALL_AT + 1, None, 1
+                    parts, plan, width, vectors_ND, asking_BD, RECALL_AT + 1, None, 1
                 )[1],
                 plan,
                 target,
@@ -230,6 +233,12 @@ class VectorIndex:
             allowed_N,
             effort,
         )
+
+    def warm(self) -> None:
+        """Read its mapped files once, so that first searches need not wait for the disk."""
+        for part in self._parts:
+            if part.file is not None:
+                files.read_through(part.file)
 
     @property
     def factory(self) -> str:

@@ -255,3 +255,13 @@ def test_asking_for_less_never_changes_the_first(
     many = rank_corpus(scorer, queries, corpus, [np.arange(5)], 64)[0]
     few = rank_corpus(scorer, queries, corpus, [np.arange(5)], 3)[0]
     np.testing.assert_array_equal(few.rows_K, many.rows_K[:3])
+
+
+def test_given_queries_set_the_width(generator: np.random.Generator) -> None:
+    vectors, hard = near_rows(generator, 3000, 32), unit_rows(generator, 200, 32)
+    # One that lies between the lists needs more of them than one beside a vector.
+    made = VectorIndex.build(vectors, IndexKind.IVF_SQ8).facts()
+    given = VectorIndex.build(vectors, IndexKind.IVF_SQ8, query_BD=hard).facts()
+    assert (made["recall_queries"], given["recall_queries"]) == (480, 200)
+    assert given["probes"] > made["probes"]
+    assert given["recall_at_least"] >= given["recall_target"]
