@@ -115,8 +115,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _targets(args: argparse.Namespace, folder: Path, programs: Path) -> list[Target]:
-    targets = [ours(folder, args.flags)]
-    for number, flags in enumerate(args.also, start=2):
+    full = args.flags.replace("bfloat16", "float32")
+    targets = [
+        ours(folder, args.flags),
+        ours(
+            folder, args.flags, "nextchunk, with texts", f"{OURS}-texts", contents=True, aside=True
+        ),
+        ours(folder, full, "nextchunk in float32", f"{OURS}-float32", aside=True),
+    ]
+    for number, flags in enumerate(args.also, start=1):
         targets.append(ours(folder, flags, f"nextchunk, {flags}", f"ours-{number}"))
     targets += peers(folder, programs)
     wanted = set(filter(None, args.only.split(",")))

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,9 +18,8 @@ from benchmarks.peers.job import CHECKPOINT
 JSON, BASE64, BINARY = "json", "base64", "binary"
 ENCODINGS = (JSON, BASE64, BINARY)
 OURS, PLAIN, BENTO, LITSERVE, MOSEC, RAY = "ours", "plain", "bentoml", "litserve", "mosec", "ray"
-OURS_FLAGS = "--queue-limit 512 --log-level warning"
-"""128 connections are more than the queue holds by default; no server here writes a line a
-request."""
+OURS_FLAGS = "--dtype bfloat16 --log-level warning"
+"""No server here writes a line a request."""
 TUNING = ROOT / "benchmarks" / "peers" / "tuning.json"
 TOLERANCE = {"fp32": 1e-5, "packed-fp32": 1e-5, "bf16": 3e-3, "packed": 3e-3}
 Answer = tuple[list[str], list[float]]
@@ -82,25 +82,53 @@ def read_peer(answer: Any) -> Answer:
     return one["ids"], one["scores"]
 
 
-def ours(folder: Path, flags: str, label: str = "nextchunk", name: str = OURS) -> Target:
-    """The service, with some flags beside those that say what it serves."""
-    serve = [sys.executable, "-m", "service", "serve", "--data", str(folder / SERVICE)]
-    serve += ["--checkpoint", str(folder / CHECKPOINT), *shlex.split(flags)]
-    path = f"/v1/rank?top_k={job.TOP_K}"
+def ours(
+    folder: Path,
+    flags: str,
+    label: str = "nextchunk",
+    name: str = OURS,
+    *,
+    contents: bool = False,
+    aside: bool = False,
+) -> Target:
+    """The service, with some flags beside those that say what it serves.
+
+    Args:
+        folder: What was prepared.
+        flags: Of ``serve``.
+        label: What it is called on the page.
+        name: What it is called in results.
+        contents: Whether it answers texts and metadata, too.
+        aside: Whether it is measured at few numbers of connections.
+    """
+    serve = [sys.executable, "-m", "service", "serve", *shlex.split(flags)]
+    serve += ["--checkpoint", str(folder / CHECKPOINT)]
+    members = {"top_k": job.TOP_K, "contents": contents}
+    query = f"top_k={job.TOP_K}&contents={str(contents).lower()}"
     return Target(
         name=name,
         label=label,
-        command=lambda port: [*serve, "--port", str(port)],
+        command=lambda port: [*serve, "--data", str(_data(folder, name)), "--port", str(port)],
         forms={
-            JSON: Form(path="/v1/rank", content_type=_IN_JSON, kind="numbers"),
-            BASE64: Form(path="/v1/rank", content_type=_IN_JSON, kind="base64"),
-            BINARY: Form(path=path, content_type=_OCTETS, kind="octets"),
+            JSON: Form(path="/v1/rank", content_type=_IN_JSON, kind="numbers", members=members),
+            BASE64: Form(path="/v1/rank", content_type=_IN_JSON, kind="base64", members=members),
+            BINARY: Form(path=f"/v1/rank?{query}", content_type=_OCTETS, kind="octets"),
         },
         read=read_ours,
         environment={"PYTHONPATH": str(ROOT)},
         tolerance=TOLERANCE["bf16" if "bf" in flags else "fp32"],
         setup=flags,
+        aside=aside,
     )
+
+
+def _data(folder: Path, name: str) -> Path:
+    """The data folder of a service of ours: its own, since only one process may have it."""
+    if name == OURS:
+        return folder / SERVICE
+    own = folder / f"{SERVICE}-{name}"
+    shutil.rmtree(own, ignore_errors=True)
+    return Path(shutil.copytree(folder / SERVICE, own))
 
 
 def _one_path(path: str, binary: str = _OCTETS, kind: str = "octets") -> dict[str, Form]:
