@@ -2,8 +2,8 @@
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -24,7 +24,7 @@ class Form:
     """``numbers`` or ``base64`` in JSON, ``octets`` bare, or ``file`` of a form."""
     nested: bool = False
     """Whether the body holds a batch of one."""
-    members: Mapping[str, object] = field(default_factory=dict)
+    members: tuple[tuple[str, object], ...] = ()
     """What else a JSON body says."""
 
     def body(self, window_LD: Floats) -> bytes:
@@ -35,7 +35,7 @@ class Form:
             return _form(window_LD.astype("<f4").tobytes())
         rows = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in window_LD]
         context = window_LD if self.kind == "numbers" else rows
-        body = {**self.members, "context": [context] if self.nested else context}
+        body = {**dict(self.members), "context": [context] if self.nested else context}
         return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
 
 

@@ -103,7 +103,7 @@ def ours(
     """
     serve = [sys.executable, "-m", "service", "serve", *shlex.split(flags)]
     serve += ["--checkpoint", str(folder / CHECKPOINT)]
-    members = {"top_k": job.TOP_K, "contents": contents}
+    members = (("top_k", job.TOP_K), ("contents", contents))
     query = f"top_k={job.TOP_K}&contents={str(contents).lower()}"
     return Target(
         name=name,
