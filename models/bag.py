@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.config import P8Config
+from models.layers import ByteDropout, EncoderLayer
 
 CENTRE = 0.5
 """How much of the bag's mean is taken off each chunk (docs/LOG.md)."""
@@ -47,17 +48,9 @@ class BagEncoder(nn.Module):
     def __init__(self, config: P8Config) -> None:
         super().__init__()
         hidden, self.rank, self.reach = config.bag_hidden, config.bag_rank, config.window
-        self.input_dropout = nn.Dropout(config.dropout / 2)
+        self.input_dropout = ByteDropout(config.dropout / 2)
         self.read = nn.Linear(config.dimension, hidden)
-        layer = nn.TransformerEncoderLayer(
-            hidden,
-            hidden // HEAD_WIDTH,
-            4 * hidden,
-            config.dropout / 3,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
+        layer = EncoderLayer(hidden, hidden // HEAD_WIDTH, 4 * hidden, config.dropout / 3)
         self.blocks = nn.TransformerEncoder(
             layer, config.bag_layers, norm=nn.LayerNorm(hidden), enable_nested_tensor=False
         )

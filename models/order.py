@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.layers import ByteDropout
+
 
 class OrderVerifier(nn.Module):
     """Antisymmetric pair classifier on ``[a, b, a*b, a-b]``.
@@ -32,7 +34,7 @@ class OrderVerifier(nn.Module):
         self.first = nn.Linear(dimension, hidden)
         self.second = nn.Linear(dimension, hidden, bias=False)
         self.product = nn.Linear(dimension, hidden, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
         self.middle = nn.Linear(hidden, hidden // 2)
         self.out = nn.Linear(hidden // 2, 1, bias=False)
         self.register_buffer("tau", torch.ones(()))
@@ -47,11 +49,32 @@ class OrderVerifier(nn.Module):
         Returns:
             Logits (...), calibrated once ``tau`` has been fitted.
         """
-        scale = a_XD.shape[-1] ** 0.5  # products of unit vectors are tiny; bring them to order 1
-        product_XH = self.product(a_XD * b_XD * scale)
+        product_XH = self._product(a_XD, b_XD)
         forth = self._head(self.first(a_XD) + self.second(b_XD) + product_XH)
         back = self._head(self.first(b_XD) + self.second(a_XD) + product_XH)
         return (forth - back) / self.tau
+
+    def pairs(self, chunks_ND: Tensor, a_P: Tensor, b_P: Tensor) -> Tensor:
+        """Like ``forward`` for many pairs of few chunks, whose own maps are computed once a chunk.
+
+        Args:
+            chunks_ND: Unit vectors.
+            a_P: Row of each pair's first chunk.
+            b_P: Row of its second.
+
+        Returns:
+            Logits (P,).
+        """
+        first_NH, second_NH = self.first(chunks_ND), self.second(chunks_ND)
+        product_PH = self._product(chunks_ND[a_P], chunks_ND[b_P])
+        forth = self._head(first_NH[a_P] + second_NH[b_P] + product_PH)
+        back = self._head(first_NH[b_P] + second_NH[a_P] + product_PH)
+        return (forth - back) / self.tau
+
+    def _product(self, a_XD: Tensor, b_XD: Tensor) -> Tensor:
+        scale = a_XD.shape[-1] ** 0.5  # products of unit vectors are tiny; bring them to order 1
+        product_XH: Tensor = self.product(a_XD * b_XD * scale)
+        return product_XH
 
     def _head(self, pre_XH: Tensor) -> Tensor:
         hidden_XH = self.dropout(functional.gelu(pre_XH))

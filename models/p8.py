@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.config import P8Config
+from models.layers import ByteDropout, EncoderLayer
 
 
 class P8Output(NamedTuple):
@@ -35,7 +36,7 @@ class Adapter(nn.Module):
         super().__init__()
         self.up = nn.Linear(dimension, hidden)
         self.down = nn.Linear(hidden, dimension)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
         nn.init.zeros_(self.down.weight)
         nn.init.zeros_(self.down.bias)
 
@@ -139,15 +140,7 @@ class WindowTransformer(nn.Module):
         super().__init__()
         self.read = nn.Linear(config.dimension, config.hidden)
         self.position_LH = nn.Parameter(torch.randn(config.window, config.hidden) * 0.02)
-        layer = nn.TransformerEncoderLayer(
-            config.hidden,
-            config.heads,
-            4 * config.hidden,
-            config.dropout,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
+        layer = EncoderLayer(config.hidden, config.heads, 4 * config.hidden, config.dropout)
         self.blocks = nn.TransformerEncoder(
             layer, config.layers, norm=nn.LayerNorm(config.hidden), enable_nested_tensor=False
         )
@@ -172,7 +165,7 @@ class QTower(nn.Module):
         self.out = nn.Sequential(
             nn.Linear(config.hidden, 2 * config.hidden),
             nn.GELU(),
-            nn.Dropout(config.dropout),
+            ByteDropout(config.dropout),
             nn.Linear(2 * config.hidden, config.dimension),
         )
 

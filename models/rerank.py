@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from models.bag import BagEncoder, BagOutput
 from models.config import P8Config
+from models.layers import EncoderLayer
 from models.relations import relation_count, relations
 
 RIVAL_DISTANCES = 3
@@ -138,9 +139,7 @@ class SetReranker(nn.Module):
         self.register_buffer("variance_F", torch.ones(features))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         self.read = nn.Linear(features, hidden)
-        self.block = nn.TransformerEncoderLayer(
-            hidden, 4, 2 * hidden, 0.1, activation="gelu", batch_first=True, norm_first=True
-        )
+        self.block = EncoderLayer(hidden, 4, 2 * hidden, 0.1)
         self.middle = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, 1)
         self.straight = nn.Linear(features, 1)
@@ -172,12 +171,18 @@ class SetReranker(nn.Module):
             sets: The sets; their candidates are the bag's chunks from ``first_candidate`` on.
             first_candidate: Row of the first candidate in the bags.
         """
+        features_BKF = self.features(output, rows_BL, sets, first_candidate=first_candidate)
+        return self.logits(features_BKF, sets.valid_BK)
+
+    def features(
+        self, output: BagOutput, rows_BL: Tensor, sets: CandidateSets, *, first_candidate: int = 0
+    ) -> Tensor:
+        """What ``logits`` judges by, (B, K, F); arguments are those of ``judge``."""
         allowed_BN = functional.pad(sets.valid_BK, (first_candidate, 0))
         pairs_BNF = pair_features(output, rows_BL, sets.mask_BL, allowed_BN)
         with torch.no_grad():
             given_BKF = self._given(sets)
-        features_BKF = torch.cat([pairs_BNF[:, first_candidate:], given_BKF], dim=-1)
-        return self._logits(features_BKF, sets.valid_BK)
+        return torch.cat([pairs_BNF[:, first_candidate:], given_BKF], dim=-1)
 
     def _given(self, sets: CandidateSets) -> Tensor:
         """Features that nothing here has learned."""
@@ -194,7 +199,8 @@ class SetReranker(nn.Module):
         ]
         return torch.cat([*described, single_BKF], dim=-1)
 
-    def _logits(self, features_BKF: Tensor, valid_BK: Tensor) -> Tensor:
+    def logits(self, features_BKF: Tensor, valid_BK: Tensor) -> Tensor:
+        """Logits (B, K) of described candidates; those that are not valid mean nothing."""
         if self.training:
             self._follow(features_BKF[valid_BK])
         scaled_BKF = (features_BKF - self.mean_F) * (self.variance_F + 1e-4).rsqrt()

@@ -32,9 +32,12 @@ def write_prepared(
 
 
 def write_walks(
-    out: Path, seed: int, *, train: int, validation: int, reverse: bool = False, dimension: int = 16
+    out: Path, seed: int, *, train: int, validation: int, shuffle: bool = False, dimension: int = 16
 ) -> PreparedDataset:
-    """Synthetic documents (tests.synthetic), named after the folder, so many of each split."""
+    """Synthetic documents (tests.synthetic), named after the folder, so many of each split.
+
+    With ``shuffle`` their chunks stand in no order, so that nothing tells which comes next.
+    """
     wanted = {"train": train, "validation": validation}
     names = (f"{out.name}-{number}" for number in count())
     documents = walks(seed, train + validation, dimension)
@@ -43,6 +46,8 @@ def write_walks(
             doc_id = next(name for name in names if wanted.get(split_of(name)))
             wanted[split_of(doc_id)] -= 1
             writer.add(raw_document(doc_id, len(document), licence=f"{out.name} licence"))
-        rows = np.concatenate([document[::-1] if reverse else document for document in documents])
+        if shuffle:
+            documents = [np.random.default_rng(seed).permutation(rows) for rows in documents]
+        rows = np.concatenate(documents)
         writer.attach_vectors(rows, model="walks")
     return PreparedDataset.open(out)

@@ -18,7 +18,7 @@ from models.model import P8Model
 from models.scoring import Method, Scorer
 from training.metrics import Tally, Values, add_ranks, kendall_tau, target_ranks
 from training.ordering import BAG_LIMIT, all_pairs
-from training.protocols import DocumentVectors, document_scores
+from training.protocols import DocumentVectors, document_scores, window_groups
 
 FOLLOW_WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0)
 ORDER_WEIGHTS = (0.0, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03)
@@ -60,8 +60,8 @@ def fit_order_weight(
     """
     scorer = Scorer(model, order_weight=1.0)
     tallies = {weight: Tally() for weight in ORDER_WEIGHTS}
-    for document in documents:
-        for block in document_scores(scorer, document, Method.P8):
+    for document, windows, queries in window_groups(scorer, documents, Method.P8):
+        for block in document_scores(scorer, document, windows, queries):
             parts = block.scores
             for weight, tally in tallies.items():
                 total_WN = parts.mixture_BK + np.float32(weight) * parts.order_BK + parts.rerank_BK

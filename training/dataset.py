@@ -111,7 +111,7 @@ class PreparedDataset:
 
     @cached_property
     def vectors(self) -> NDArray[np.float32]:
-        """Unit vectors (N, D), C-contiguous, memory-mapped and read-only.
+        """Unit vectors (N, D), C-contiguous and memory-mapped; the file is never written to.
 
         Raises:
             DatasetError: If there are none, or they do not fit the chunks.
@@ -123,7 +123,9 @@ class PreparedDataset:
                 f"python -m training embed {self.path}"
             )
         try:
-            vectors: NDArray[Any] = np.load(self.path / VECTORS, mmap_mode="r", allow_pickle=False)
+            # Copy on write: PyTorch warns of arrays that it could not write to.
+            mapped = np.load(self.path / VECTORS, mmap_mode="c", allow_pickle=False)
+            vectors: NDArray[Any] = mapped.view(np.ndarray)
         except (OSError, ValueError, EOFError) as error:
             raise DatasetError(f"{self.path / VECTORS}: cannot be read: {error}") from error
         expected = (self.chunk_count, int(record["dimension"]))

@@ -3,7 +3,7 @@
 The answer is plain data, ready to be written as JSON; ``docs/training.md`` describes its keys.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from training.protocols import (
     corpus_ranks,
     project_documents,
     tally_document,
+    window_groups,
 )
 
 ANCHOR_TOLERANCE = 1e-4
@@ -55,29 +56,44 @@ def tally_methods(
     seed: int = 0,
     *,
     classic8: bool = True,
+    most_windows: int | None = None,
 ) -> tuple[dict[Method, MethodTallies], float]:
-    """``in_document`` and, if wanted, ``classic8`` of each method; mean number of candidates."""
+    """``in_document`` and, if wanted, ``classic8`` of each method; mean number of candidates.
+
+    Args:
+        scorer: What is judged.
+        documents: Documents to judge it on.
+        methods: Its methods to judge.
+        seed: Seed of random negatives.
+        classic8: Whether to judge on classic sets, too.
+        most_windows: Most windows of a document, spread evenly over it; all if None.
+    """
     tallies = {method: MethodTallies() for method in methods}
     weighted, windows = 0.0, 0
-    for number, document in enumerate(documents):
-        for method in methods:
+    for method, own in tallies.items():
+        groups = window_groups(scorer, documents, method, most_windows)
+        weighted, windows = 0.0, 0  # all methods have the same candidates
+        for number, (document, some, queries) in enumerate(groups):
             generator = np.random.default_rng([seed, number])  # the same negatives for all
+            classic = own.classic8 if classic8 else None
             mean = tally_document(
-                scorer,
-                document,
-                method,
-                tallies[method].in_document,
-                tallies[method].classic8 if classic8 else None,
-                generator,
+                scorer, document, some, queries, own.in_document, classic, generator
             )
-        weighted += mean * (len(document.raw_ND) - 1)
-        windows += len(document.raw_ND) - 1
+            weighted += mean * len(some.next_W)
+            windows += len(some.next_W)
     return tallies, weighted / max(windows, 1)
 
 
 def evaluate(
     scorer: Scorer, vectors: Sequence[Floats], *, seed: int = 0, corpus: bool = True
 ) -> dict[str, Any]:
+    """Evaluate on documents; see ``evaluate_tallied``, whose report this is."""
+    return evaluate_tallied(scorer, vectors, seed=seed, corpus=corpus)[0]
+
+
+def evaluate_tallied(
+    scorer: Scorer, vectors: Sequence[Floats], *, seed: int = 0, corpus: bool = True
+) -> tuple[dict[str, Any], dict[Method, MethodTallies]]:
     """Evaluate on documents, each given by its raw unit vectors (n, D).
 
     Args:
@@ -85,6 +101,9 @@ def evaluate(
         vectors: Documents; those of a single chunk have no window and are left out.
         seed: Seed of random negatives and of the bootstrap.
         corpus: Whether to run the ``corpus`` protocol.
+
+    Returns:
+        The report, and what it was worked out from.
 
     Raises:
         ValueError: If no document has two chunks.
@@ -124,7 +143,7 @@ def evaluate(
         report["order"] = _json(evaluate_pairs(scorer, documents, seed))
         for section, estimates in evaluate_bags(scorer, documents, seed).items():
             report[section] = _json(estimates)
-    return report
+    return report, tallies
 
 
 def _tally_corpus(
@@ -139,7 +158,7 @@ def _tally_corpus(
 
 
 def differences(
-    tallies: dict[Method, MethodTallies], protocol: str, method: Method, seed: int = 0
+    tallies: Mapping[Method, MethodTallies], protocol: str, method: Method, seed: int = 0
 ) -> dict[str, Estimate]:
     """Paired difference of a method to DIRECT, a metric each, over the same documents."""
     ours: Tally = getattr(tallies[method], protocol)

@@ -49,6 +49,7 @@ def gate_report(
     killed: str | None = None,
     split: str = "validation",
     seed: int = 0,
+    tallies: Mapping[Method, MethodTallies] | None = None,
 ) -> dict[str, Any]:
     """Judge a trained model on validation documents.
 
@@ -57,7 +58,8 @@ def gate_report(
         kinds: Documents of each kind, by its name.
         killed: Why training was stopped early, if it was.
         split: Where the documents come from.
-        seed: Seed of the bootstrap.
+        seed: Seed of random negatives and of the bootstrap.
+        tallies: Of all these documents in this order, if they are at hand already, with this seed.
 
     Returns:
         What gate.json holds: ``verdict``, ``checks`` with threshold and value over all documents,
@@ -65,11 +67,10 @@ def gate_report(
         under ``kinds``. The verdict is ``passed`` only if that of every kind is.
     """
     documents = [document for own in kinds.values() for document in own]
-    methods = [Method.DIRECT, Method.P8]
     has_tower = scorer.model is not None and scorer.model.tower is not None
-    tallies, _ = tally_methods(
-        scorer, documents, [*methods, Method.TOWER] if has_tower else methods, seed
-    )
+    if tallies is None:
+        methods = [Method.DIRECT, Method.P8, *([Method.TOWER] if has_tower else [])]
+        tallies, _ = tally_methods(scorer, documents, methods, seed)
     report = _verdict(tallies, Method.P8, seed)
     if killed is not None:
         report["killed"] = killed
@@ -107,7 +108,7 @@ def with_kinds(report: dict[str, Any], kinds: Mapping[str, dict[str, Any]]) -> d
     return {**report, "verdict": "passed" if passed else "failed", "kinds": merged}
 
 
-def _verdict(tallies: dict[Method, MethodTallies], method: Method, seed: int) -> dict[str, Any]:
+def _verdict(tallies: Mapping[Method, MethodTallies], method: Method, seed: int) -> dict[str, Any]:
     checks = []
     for metric, estimate in _ranking(tallies, "in_document", method, seed):
         name = f"in_document {metric} minus direct, low end of its 95% interval"
@@ -123,7 +124,7 @@ def _verdict(tallies: dict[Method, MethodTallies], method: Method, seed: int) ->
 
 
 def _ranking(
-    tallies: dict[Method, MethodTallies], protocol: str, method: Method, seed: int
+    tallies: Mapping[Method, MethodTallies], protocol: str, method: Method, seed: int
 ) -> list[tuple[str, Estimate]]:
     found = differences(tallies, protocol, method, seed)
     return [(metric, found[metric]) for metric in ("r@5", "mrr@10") if metric in found]

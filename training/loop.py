@@ -26,6 +26,10 @@ from training.reranking import rerank_loss
 from training.state import Progress, load_state, save_state
 from training.windows import Rows
 
+VALIDATION_WINDOWS = 64
+"""Most windows of a document that an epoch is judged by, spread over it; the gate takes all. A
+novel's windows take forty times as long as an article's, for each is ranked among all chunks."""
+
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -67,7 +71,7 @@ def train_model(
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = P8Model(shape).to(device)
-    optimizer = torch.optim.AdamW(_groups(model, config), weight_decay=config.weight_decay)
+    optimizer = make_optimizer(model, config)
     progress = load_state(state_folder, identity, model, optimizer)
     steps = math.ceil(len(train) / config.batch_documents)
     mined = None
@@ -82,6 +86,7 @@ def train_model(
         torch.manual_seed(int(np.random.SeedSequence([config.seed, epoch]).generate_state(1)[0]))
         with _repeatable(device):
             means = _run_epoch(model, optimizer, train, keep, mined, config, epoch, steps)
+        stepped = time.perf_counter()
         line = {"epoch": epoch + 1, **means, **_validate(model, validation)}
         line["validation_r@5_minus_direct"] = line["validation_r@5"] - direct
         progress.epoch += 1
@@ -91,6 +96,7 @@ def train_model(
         progress.killed = kill_reason(
             progress.epoch, line["validation_margin"], line["validation_r@5_minus_direct"]
         )
+        line["step_seconds"] = round(stepped - started, 3)
         line["seconds"] = round(time.perf_counter() - started, 3)
         progress.seconds += line["seconds"]
         progress.history.append(line)
@@ -105,16 +111,26 @@ def _repeatable(device: torch.device) -> Iterator[None]:
     """Add gradients up in one order, however many threads there are, so that a resume is exact.
 
     PyTorch's gathers on several processors' threads otherwise add in whichever order they come.
+    It would also fill all memory that it takes with NaN, which no result of ours depends on.
     """
     if device.type != "cpu":
         yield
         return
+    options: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled()
+    filled = options.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
+    options.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+        options.fill_uninitialized_memory = filled
+
+
+def make_optimizer(model: P8Model, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over all parameters, in one pass over their memory."""
+    return torch.optim.AdamW(_groups(model, config), weight_decay=config.weight_decay, fused=True)
 
 
 def _groups(model: P8Model, config: TrainConfig) -> list[dict[str, Any]]:
@@ -181,7 +197,8 @@ def train_step(
         projected_ND = model.p8.project(chunks_ND)
         context_WL, mask_WL = batch.context_WL.to(device), batch.mask_WL.to(device)
         query_WD = model.p8.mix(projected_ND[context_WL], mask_WL).query_BD
-        logit_P = model.order(chunks_ND[batch.first_P], chunks_ND[batch.second_P])
+        own_ND = chunks_ND[: batch.documents[-1][1].stop]  # no pair holds a mined chunk
+        logit_P = model.order.pairs(own_ND, batch.first_P, batch.second_P)
         loss = combined_p8_loss(
             query_WD,
             projected_ND,
@@ -222,7 +239,9 @@ def _tower_loss(
 def _direct_r5(window: int, validation: Sequence[Floats]) -> float:
     scorer = Scorer(window=window)
     documents = project_documents(scorer, validation)
-    tallies, _ = tally_methods(scorer, documents, [Method.DIRECT], classic8=False)
+    tallies, _ = tally_methods(
+        scorer, documents, [Method.DIRECT], classic8=False, most_windows=VALIDATION_WINDOWS
+    )
     return tallies[Method.DIRECT].in_document.mean("r@5")
 
 
@@ -231,7 +250,9 @@ def _validate(model: P8Model, validation: Sequence[Floats]) -> dict[str, float]:
     device = next(model.parameters()).device
     scorer = Scorer(model.cpu())
     documents = project_documents(scorer, validation)
-    tallies, _ = tally_methods(scorer, documents, [Method.P8], classic8=False)
+    tallies, _ = tally_methods(
+        scorer, documents, [Method.P8], classic8=False, most_windows=VALIDATION_WINDOWS
+    )
     tally = tallies[Method.P8].in_document
     model.to(device)
     return {

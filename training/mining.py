@@ -50,7 +50,7 @@ def mine_negatives(documents: Sequence[Floats], per_document: int, seed: int) ->
     starts = np.concatenate([[0], np.cumsum(counts)])
     owner_N = np.repeat(np.arange(len(documents)), counts)
     everything_ND = np.concatenate(documents)
-    index = VectorIndex.build(everything_ND, "Flat")
+    index = VectorIndex.build(everything_ND, "flat")
     asking_Q = np.concatenate(
         [
             start + generator.choice(count, min(count, QUERIES_PER_DOCUMENT), replace=False)

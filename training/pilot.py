@@ -50,7 +50,7 @@ def run_pilot(
     )
     scorer = Scorer(model)
     documents = project_documents(scorer, validation)
-    tallies, _ = tally_methods(scorer, documents, [Method.DIRECT, Method.P8])
+    tallies, _ = tally_methods(scorer, documents, [Method.DIRECT, Method.P8], classic8=False)
     return {
         "verdict": "go" if progress.killed is None else "stop",
         "reason": progress.killed or "no kill criterion was met",

@@ -21,6 +21,8 @@ from training.windows import Rows, Windows, document_windows, hide_context
 SCORES_PER_BLOCK = 60_000
 RELATIONS_PER_BLOCK = 8_000_000
 CORPUS_BLOCK = 256
+QUERIES_TOGETHER = 1024
+"""Windows whose queries are made in one pass, at least."""
 CORPUS_TOP = 64
 
 
@@ -56,41 +58,95 @@ def window_queries(
     scorer: Scorer, document: DocumentVectors, windows: Windows, method: Method
 ) -> Queries:
     """Queries of a document's windows."""
-    context_WLD = document.raw_ND[windows.context_WL] * windows.mask_WL[..., None]
-    return scorer.query(np.asarray(context_WLD, np.float32), windows.mask_WL, method)
+    return _query(scorer, [(document, windows)], method)
+
+
+def _query(
+    scorer: Scorer, group: Sequence[tuple[DocumentVectors, Windows]], method: Method
+) -> Queries:
+    """Queries of windows of several documents, one after the other."""
+    present_WL1 = np.concatenate([windows.mask_WL for _, windows in group])[..., None]
+    raw_WLD = np.concatenate([own.raw_ND[windows.context_WL] for own, windows in group])
+    raw_WLD *= present_WL1
+    projected_WLD = None
+    if method is Method.P8:
+        projected_WLD = np.concatenate(
+            [own.projected_ND[windows.context_WL] for own, windows in group]
+        )
+        projected_WLD *= present_WL1
+    return scorer.query(raw_WLD, present_WL1[..., 0], method, projected_WLD)
+
+
+def window_groups(
+    scorer: Scorer,
+    documents: Sequence[DocumentVectors],
+    method: Method,
+    most_windows: int | None = None,
+) -> Iterator[tuple[DocumentVectors, Windows, Queries]]:
+    """Windows of each document and their queries, made for several documents together.
+
+    Args:
+        scorer: Makes the queries.
+        documents: Documents, in any order, which is kept.
+        method: Which queries to make.
+        most_windows: Most windows of a document, spread evenly over it; all if None.
+    """
+    group: list[tuple[DocumentVectors, Windows]] = []
+    waiting = 0
+    for number, document in enumerate(documents):
+        windows = document_windows(len(document.raw_ND), scorer.window)
+        if most_windows is not None and len(windows.next_W) > most_windows:
+            windows = windows.select(_spread(len(windows.next_W), most_windows))
+        group.append((document, windows))
+        waiting += len(windows.next_W)
+        if waiting >= QUERIES_TOGETHER or number == len(documents) - 1:
+            queries = _query(scorer, group, method)
+            end = 0
+            for own, mine in group:
+                rows_W = np.arange(end, end + len(mine.next_W))
+                end += len(mine.next_W)
+                yield own, mine, queries.select(rows_W)
+            group, waiting = [], 0
+
+
+def _spread(count: int, most: int) -> Bools:
+    """True for ``most`` of ``count``, evenly spaced from the first to the last."""
+    chosen = np.zeros(count, np.bool_)
+    chosen[np.linspace(0, count - 1, most).round().astype(np.int64)] = True
+    return chosen
 
 
 def document_scores(
-    scorer: Scorer, document: DocumentVectors, method: Method
+    scorer: Scorer, document: DocumentVectors, windows: Windows, queries: Queries
 ) -> Iterator[DocumentScores]:
-    """Score every chunk of a document for every window, in blocks that keep the matrices small."""
+    """Score every chunk of a document for windows, in blocks that keep the matrices small."""
     count = len(document.raw_ND)
-    windows = document_windows(count, scorer.window)
     step = max(1, min(SCORES_PER_BLOCK // count, RELATIONS_PER_BLOCK // count**2))
     for start in range(0, len(windows.next_W), step):
-        block = windows.select(slice(start, start + step))
-        queries = window_queries(scorer, document, block, method)
-        queries = replace(queries, rows_BL=block.context_WL)
+        rows_W = np.arange(start, min(start + step, len(windows.next_W)))
+        block = windows.select(rows_W)
+        some = replace(queries.select(rows_W), rows_BL=block.context_WL)
         allowed_WN = hide_context(block, count)
-        scores = scorer.score(queries, document.raw_ND, document.projected_ND, allowed_WN)
-        yield DocumentScores(windows=block, queries=queries, scores=scores, allowed_WN=allowed_WN)
+        scores = scorer.score(some, document.raw_ND, document.projected_ND, allowed_WN)
+        yield DocumentScores(windows=block, queries=some, scores=scores, allowed_WN=allowed_WN)
 
 
 def tally_document(
     scorer: Scorer,
     document: DocumentVectors,
-    method: Method,
+    windows: Windows,
+    queries: Queries,
     in_document: Tally,
     classic8: Tally | None,
     generator: np.random.Generator,
 ) -> float:
-    """Add one document to ``in_document`` and, if wanted, ``classic8``.
+    """Add windows of one document to ``in_document`` and, if wanted, ``classic8``.
 
     Returns:
         Its mean number of candidates.
     """
     ranks, classic_ranks, margins, last_margins, candidates = [], [], [], [], []
-    for block in document_scores(scorer, document, method):
+    for block in document_scores(scorer, document, windows, queries):
         candidates.append(block.allowed_WN.sum(1))
         hidden_WN = np.where(block.allowed_WN, block.scores.total_BK, -np.inf).astype(np.float32)
         ranks.append(target_ranks(hidden_WN, block.windows.next_W))

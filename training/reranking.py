@@ -10,6 +10,9 @@ Shapes: B documents, W windows, K candidates, N chunks of the batch, n chunks of
 length, D dimension.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -42,29 +45,45 @@ def rerank_loss(model: P8Model, reranker: SetReranker, batch: Batch, temperature
     Returns:
         Scalar: mean over the sets seen, plus the weighted ``bag_loss``.
     """
-    seen = _Served(model, batch)
-    numbered = [
-        (number, _draw_bag(batch, number))
+    bags = [
+        _draw_bag(batch, number)
         for number, (_, chunks) in enumerate(batch.documents)
         for _ in range(min(BAGS_PER_DOCUMENT, -(-(chunks.stop - chunks.start) // LONGEST_BAG)))
     ]
-    numbered.sort(key=lambda bag: len(bag[1]))
-    shares, sums, windows = [], [], 0
-    for first in range(0, len(numbered), TOGETHER):
-        group = numbered[first : first + TOGETHER]
-        output, share = _read_bags(reranker, batch, [rows_n for _, rows_n in group])
-        shares.append(share * len(group) / len(numbered))
-        for place, (number, rows_n) in enumerate(group):
-            chosen_W, columns_WL = _windows_inside(batch, number, rows_n)
-            if len(chosen_W):
-                alone = _one_bag(output, place, len(rows_n))
-                judged = (alone, rows_n, chosen_W, columns_WL)
-                sums.append(seen.bag_loss(reranker, *judged, temperature))
-                windows += len(chosen_W)
+    bags.sort(key=lambda bag: len(bag.rows_n))
     small_W = torch.randperm(len(batch.next_W))[:SMALL_SETS]
+    seen = _Served(model, batch, torch.cat([small_W, *(bag.chosen_W for bag in bags)]))
+    shares, sums = [], []
+    for first in range(0, len(bags), TOGETHER):
+        group = bags[first : first + TOGETHER]
+        output, share = _read_bags(reranker, batch, [bag.rows_n for bag in group])
+        shares.append(share * len(group) / len(bags))
+        described = [
+            seen.describe(reranker, _one_bag(output, place, len(bag.rows_n)), bag)
+            for place, bag in enumerate(group)
+            if len(bag.chosen_W)
+        ]
+        if described:
+            sums.append(judged_loss(reranker, described, temperature))
     sums.append(seen.small_loss(reranker, small_W, temperature))
-    windows += len(small_W)
+    windows = len(small_W) + sum(len(bag.chosen_W) for bag in bags)
     return torch.stack(sums).sum() / max(windows, 1) + BAG_WEIGHT * torch.stack(shares).sum()
+
+
+class _Bag(NamedTuple):
+    """Chunks that are read together, and some windows that are judged among them."""
+
+    rows_n: Tensor
+    chosen_W: Tensor
+    """Windows of the batch."""
+    columns_WL: Tensor
+    """Where in the bag their context stands."""
+
+
+def _draw_bag(batch: Batch, number: int) -> _Bag:
+    """A document as a bag, with some of its windows that lie in it whole."""
+    rows_n = _draw_rows(batch, number)
+    return _Bag(rows_n, *_windows_inside(batch, number, rows_n))
 
 
 def _read_bags(reranker: SetReranker, batch: Batch, bags: list[Tensor]) -> tuple[BagOutput, Tensor]:
@@ -85,7 +104,7 @@ def _one_bag(output: BagOutput, place: int, size: int) -> BagOutput:
     )
 
 
-def _draw_bag(batch: Batch, number: int) -> Tensor:
+def _draw_rows(batch: Batch, number: int) -> Tensor:
     """Rows (n,) of a document's bag: itself, a part of it if it is long, or runs among others."""
     chunks = batch.documents[number][1]
     mined = batch.mined[number]
@@ -120,33 +139,30 @@ def _windows_inside(batch: Batch, number: int, rows_n: Tensor) -> tuple[Tensor, 
 
 
 class _Served:
-    """A batch as the served model sees it."""
+    """A batch, and some windows of it, as the served model sees them."""
 
-    def __init__(self, model: P8Model, batch: Batch) -> None:
+    def __init__(self, model: P8Model, batch: Batch, chosen_W: Tensor) -> None:
         self.batch = batch
         self.order = model.order
+        self.query_WD = batch.chunks_ND.new_zeros(len(batch.next_W), batch.chunks_ND.shape[1])
         with torch.no_grad():
             model.p8.eval()
             self.projected_ND = model.p8.project(batch.chunks_ND)
-            context_WLD = self.projected_ND[batch.context_WL]
-            self.query_WD = model.p8.mix(context_WLD, batch.mask_WL).query_BD
+            context_WLD = self.projected_ND[batch.context_WL[chosen_W]]
+            self.query_WD[chosen_W] = model.p8.mix(context_WLD, batch.mask_WL[chosen_W]).query_BD
             model.p8.train()
 
-    def bag_loss(
-        self,
-        reranker: SetReranker,
-        output: BagOutput,
-        rows_n: Tensor,
-        chosen_W: Tensor,
-        columns_WL: Tensor,
-        temperature: float,
-    ) -> Tensor:
-        """Summed cross-entropy of some windows of one bag, whose other chunks are candidates."""
-        is_context_Wn = (rows_n[None, None] == self.batch.context_WL[chosen_W, :, None]).any(1)
+    def describe(self, reranker: SetReranker, output: BagOutput, bag: _Bag) -> "Described":
+        """Some windows of one bag, whose other chunks are their candidates."""
+        batch, rows_n, chosen_W = self.batch, bag.rows_n, bag.chosen_W
+        is_context_Wn = (rows_n[None, None] == batch.context_WL[chosen_W, :, None]).any(1)
         sets = self._sets(chosen_W, rows_n[None], ~is_context_Wn)
-        logits_Wn = reranker.judge(output, columns_WL, sets)
-        target_W = (rows_n[None] == self.batch.next_W[chosen_W, None]).int().argmax(1)
-        return _cross_entropy(sets, logits_Wn, target_W, temperature)
+        return Described(
+            reranker.features(output, bag.columns_WL, sets),
+            sets.valid_BK,
+            sets.base_BK,
+            (rows_n[None] == batch.next_W[chosen_W, None]).int().argmax(1),
+        )
 
     def small_loss(self, reranker: SetReranker, chosen_W: Tensor, temperature: float) -> Tensor:
         """Summed cross-entropy of windows with the next chunk and 7 others of its document."""
@@ -158,7 +174,8 @@ class _Served:
         drawn = lottery_WN.topk(min(SMALL_SIZE, lottery_WN.shape[1]), dim=1)
         sets = self._sets(chosen_W, drawn.indices, drawn.values >= 0)
         target_W = torch.zeros(len(chosen_W), dtype=torch.long)  # it drew the highest lot
-        return _cross_entropy(sets, reranker(sets), target_W, temperature)
+        logits_WK = reranker(sets)
+        return _cross_entropy(sets.base_BK, sets.valid_BK, logits_WK, target_W, temperature)
 
     @torch.no_grad()
     def _sets(self, chosen_W: Tensor, rows_XK: Tensor, valid_WK: Tensor) -> CandidateSets:
@@ -183,9 +200,40 @@ class _Served:
         )
 
 
-def _cross_entropy(
-    sets: CandidateSets, logits_WK: Tensor, target_W: Tensor, temperature: float
+class Described(NamedTuple):
+    """Candidates of some windows, as the re-ranker judges them."""
+
+    features_WKF: Tensor
+    valid_WK: Tensor
+    base_WK: Tensor
+    target_W: Tensor
+    """Column of the next chunk."""
+
+
+def judged_loss(
+    reranker: SetReranker, described: Sequence[Described], temperature: float
 ) -> Tensor:
-    total_WK = sets.base_BK / temperature + logits_WK
-    hidden_WK = total_WK.masked_fill(~sets.valid_BK, float("-inf"))
+    """Summed cross-entropy of windows of several bags, judged in one pass."""
+    most = max(one.valid_WK.shape[1] for one in described)
+    features_WKF, valid_WK, base_WK, target_W = (
+        torch.cat([_widened(part, most) for part in parts])
+        for parts in zip(*described, strict=True)
+    )
+    logits_WK = reranker.logits(features_WKF, valid_WK)
+    return _cross_entropy(base_WK, valid_WK, logits_WK, target_W, temperature)
+
+
+def _widened(part_WK: Tensor, columns: int) -> Tensor:
+    """Add columns of zeros to (W, K) or (W, K, F); (W,) stays."""
+    if part_WK.ndim == 1:
+        return part_WK
+    padding = (0, columns - part_WK.shape[1])
+    return functional.pad(part_WK, padding if part_WK.ndim == 2 else (0, 0, *padding))
+
+
+def _cross_entropy(
+    base_WK: Tensor, valid_WK: Tensor, logits_WK: Tensor, target_W: Tensor, temperature: float
+) -> Tensor:
+    total_WK = base_WK / temperature + logits_WK
+    hidden_WK = total_WK.masked_fill(~valid_WK, float("-inf"))
     return functional.cross_entropy(hidden_WK, target_W, reduction="sum")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from models.checkpoint import round_weights, save_checkpoint
@@ -17,7 +16,7 @@ from training.calibration import fit_bag, fit_order_weight, fit_tau
 from training.card import model_card
 from training.config import TrainConfig
 from training.dataset import PreparedDataset
-from training.evaluation import evaluate
+from training.evaluation import evaluate_tallied
 from training.folders import check_alike, describe
 from training.gate import gate_report
 from training.loop import train_model
@@ -39,11 +38,13 @@ class TooFewDocumentsError(ValueError):
 def split_vectors(dataset: PreparedDataset, split: str) -> list[Floats]:
     """Vectors (n, D) of every document of a split that has two chunks or more.
 
+    They are views of the memory-mapped file, so that data need no memory of their own.
+
     Raises:
         TooFewDocumentsError: If there is none.
     """
     vectors = [
-        np.array(dataset.vectors[document.start : document.start + document.count], np.float32)
+        dataset.vectors[document.start : document.start + document.count]
         for document in documents_of(dataset, split)
         if document.count >= 2
     ]
@@ -151,14 +152,15 @@ def judge(
     bag = fit_bag(model, documents, seed)
     order_weight, tried = fit_order_weight(model, documents)
     scorer = Scorer(model, order_weight=order_weight)
-    report = evaluate(scorer, _all(validation), seed=seed, corpus=False)
+    report, tallies = evaluate_tallied(scorer, _all(validation), seed=seed, corpus=False)
     report["calibration"] = {
         "tau": tau,
         "bag": bag,
         "order_weight": order_weight,
         "mrr@10_by_weight": tried,
     }
-    return order_weight, report, gate_report(scorer, kinds, killed=killed, seed=seed)
+    gate = gate_report(scorer, kinds, killed=killed, seed=seed, tallies=tallies)
+    return order_weight, report, gate
 
 
 def _all(by_kind: Mapping[str, list[Floats]]) -> list[Floats]:

@@ -23,7 +23,7 @@ class Windows(NamedTuple):
     mask_WL: NDArray[np.bool_]
     """True where a context chunk is present."""
 
-    def select(self, rows: slice | NDArray[np.bool_]) -> "Windows":
+    def select(self, rows: slice | Rows | NDArray[np.bool_]) -> "Windows":
         """Some of the windows."""
         return Windows(
             self.next_W[rows], self.prev_W[rows], self.context_WL[rows], self.mask_WL[rows]

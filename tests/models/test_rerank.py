@@ -142,15 +142,15 @@ def test_scale_follows_what_training_sees() -> None:
     reranker = SetReranker(shape(rerank=True)).train()
     features = 3.0 + 2.0 * torch.randn(4, 50, feature_count(5))
     valid = torch.ones(4, 50, dtype=torch.bool)
-    reranker._logits(features, valid)
+    reranker.logits(features, valid)
     torch.testing.assert_close(reranker.mean_F, features.mean((0, 1)))
     torch.testing.assert_close(reranker.variance_F, features.flatten(0, 1).var(0))
     before = reranker.mean_F.clone()
-    reranker._logits(features + 1, valid)
+    reranker.logits(features + 1, valid)
     assert bool(((reranker.mean_F > before) & (reranker.mean_F < before + 0.1)).all())
     reranker.eval()
     fixed = reranker.mean_F.clone()
-    reranker._logits(features - 5, valid)
+    reranker.logits(features - 5, valid)
     assert torch.equal(reranker.mean_F, fixed)
 
 

@@ -195,7 +195,7 @@ def test_a_kind_that_fails_makes_the_checkpoint_fail_until_it_passes(
 ) -> None:
     before = (checkpoint / "gate.json").read_bytes()
     other = tmp_path / "other"
-    write_walks(other, 3, train=1, validation=20, reverse=True)
+    write_walks(other, 3, train=1, validation=20, shuffle=True)
     command = ["gate", str(checkpoint), str(other)]
     assert main(command) == 1
     said = capsys.readouterr().out

@@ -139,8 +139,7 @@ def fit_verifier(shape: P8Config, row: Row, data: Data, budget: Budget) -> P8Mod
                 rate = learning_rate_at(epoch * steps + number, config.epochs * steps, config)
                 for group in optimizer.param_groups:
                     group["lr"] = rate * config.order_rate_factor
-                chunks_ND = batch.chunks_ND
-                logit_P = model.order(chunks_ND[batch.first_P], chunks_ND[batch.second_P])
+                logit_P = model.order.pairs(batch.chunks_ND, batch.first_P, batch.second_P)
                 loss = order_verifier_loss(logit_P, batch.later_P)
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(loss)
