@@ -1,6 +1,8 @@
 """The documents tell the truth: links lead somewhere, commands and targets exist."""
 
 import re
+import subprocess
+import sys
 import shlex
 from pathlib import Path
 
@@ -45,6 +47,13 @@ def test_commands_exist(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
             with pytest.raises(SystemExit) as end:
                 kill([*words[3:], "--help"])
             assert end.value.code == 0, words
+        elif words[2].startswith("benchmarks."):
+            asked = [sys.executable, "-m", words[2], "--help"]
+            text = subprocess.run(
+                asked, cwd=ROOT, capture_output=True, check=True, text=True
+            ).stdout
+            known = set(re.findall(r"--[a-z-]+", text))
+            assert {word for word in words[3:] if word.startswith("--")} <= known, words
         else:
             assert words[2] == "service"
             with pytest.raises(SystemExit) as end:
