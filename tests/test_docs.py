@@ -1,9 +1,9 @@
 """The documents tell the truth: links lead somewhere, commands and targets exist."""
 
 import re
+import shlex
 import subprocess
 import sys
-import shlex
 from pathlib import Path
 
 import pytest
