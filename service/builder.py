@@ -3,6 +3,7 @@
 import logging
 import threading
 
+from models.index import BudgetError
 from service.background import give_way
 from service.collection import Collection
 
@@ -43,6 +44,8 @@ class Builder:
                 if self._collection.due():
                     self._collection.build()
                     continue
+            except BudgetError as error:
+                log.warning("no index was built, searching goes on without: %s", error)
             except Exception:
                 log.exception("the indexes could not be built; searching goes on without")
             self._collection.changed.wait()

@@ -16,6 +16,7 @@ from typing import Any
 import faiss
 import torch
 
+from models.packed import has_bfloat16
 from service.builder import Builder
 from service.collection import Collection
 from service.embedding import LazyEmbedder, LoadEmbedder, load_installed
@@ -210,6 +211,8 @@ class Service:
 
     def _build(self) -> Engine:
         settings = self.settings
+        if settings.dtype == "bfloat16" and not has_bfloat16():
+            log.warning("this processor has no bfloat16 of its own; float32 is likely quicker")
         self._opened = open_collection(settings)
         collection: Collection = self._opened.collection
         for name, served in collection.view.models.items():

@@ -27,6 +27,10 @@ class IndexKind(StrEnum):
     codes of a byte a dimension where the budget allows for these, and the best by their vectors."""
 
 
+class BudgetError(ValueError):
+    """No type of index fits the memory that it may take."""
+
+
 IVF = frozenset({IndexKind.IVF_SQ8, IndexKind.IVF_RABITQ})
 
 
@@ -67,7 +71,7 @@ def choose(
         The type, and whether ``ivf_rabitq`` keeps fine codes.
 
     Raises:
-        ValueError: If no type fits.
+        BudgetError: If no type fits.
     """
     if size <= FLAT_UP_TO:
         first = IndexKind.FLAT
@@ -90,7 +94,7 @@ def choose(
         least = needed_bytes(kind, size, dimension, fine=fine)
         if least <= budget_bytes:
             return kind, fine
-    raise ValueError(
+    raise BudgetError(
         f"budget_bytes: expected at least {least} for {size} vectors of {dimension} dimensions, "
         f"got {budget_bytes}"
     )

@@ -106,8 +106,9 @@ class VectorIndex:
             scratch: Folder in which a build that is killed finds again what it has done.
 
         Raises:
-            ValueError: If ``vectors_ND`` is not a non-empty float32 matrix, there is no such kind,
-                or no type fits the budget.
+            ValueError: If ``vectors_ND`` is not a non-empty float32 matrix, or there is no such
+                kind.
+            BudgetError: If no type fits the budget.
         """
         if vectors_ND.ndim != 2 or vectors_ND.dtype != np.float32 or not len(vectors_ND):
             raise ValueError(

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 ANSWERS = (Media.JSON, Media.MSGPACK)
 TIMEOUT = "x-request-timeout"
-WATCHED_AFTER_S = 0.02
+WATCHED_AFTER_S = 0.1
 """After which a client is watched for going away: to watch costs more than short work does."""
 
 Ask = Callable[[Engine, object, Stages, Deadline], dict[str, Any]]

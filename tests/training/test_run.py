@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from models.checkpoint import load_checkpoint
 from models.model import P8Model
+from models.packed import pack
 from models.scoring import Scorer
 from service.modes import load_state
 from tests.prepared import write_walks
@@ -237,6 +238,30 @@ def test_an_earlier_checkpoint_is_judged_too(checkpoint: Path, tmp_path: Path) -
     assert loaded.passed
     assert loaded.gate["kinds"]["other"]["split"] == "train"
     assert not (checkpoint / "README.md").exists()
+
+
+def test_evaluate_in_bfloat16_ranks_as_well(
+    trained: Path,
+    folders: Sequence[PreparedDataset],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packed = []
+    monkeypatch.setattr(
+        "models.scoring.pack", lambda p8, dtype: packed.append(dtype) or pack(p8, dtype)
+    )
+    reports = {}
+    for dtype in ("float32", "bfloat16"):
+        file = tmp_path / f"{dtype}.json"
+        words = ["--split", "validation", "--dtype", dtype, "--json", str(file)]
+        assert main(["evaluate", str(trained), str(folders[0].path), *words]) == 0
+        reports[dtype] = json.loads(file.read_bytes())
+        assert reports[dtype]["dtype"] == dtype
+    exact, rounded = (
+        reports[dtype]["protocols"]["in_document"]["p8"]["mrr@10"]["value"] for dtype in reports
+    )
+    assert rounded == pytest.approx(exact, abs=0.01)
+    assert packed == ["float32", "bfloat16"]
 
 
 @pytest.mark.parametrize("command", ["gate", "evaluate"])

@@ -38,6 +38,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--seed", type=int, default=0, help="seed of negatives, bootstrap (default: 0)"
     )
     parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="what the window encoder computes in (default: float32)",
+    )
+    parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the report there too (default: no file)"
     )
     parser.set_defaults(run=run)
@@ -58,13 +64,14 @@ def run(args: argparse.Namespace) -> int:
     from training.run import split_vectors
 
     checkpoint, dataset = open_with_checkpoint(args.checkpoint, args.data)
-    scorer = Scorer(checkpoint.model, order_weight=checkpoint.order_weight)
+    scorer = Scorer(checkpoint.model, order_weight=checkpoint.order_weight, dtype=args.dtype)
     report: dict[str, Any] = {
         "checkpoint": checkpoint.version,
         "space": checkpoint.model.config.space,
         "data": {"name": dataset.manifest["name"], "fingerprint": dataset.fingerprint},
         "split": args.split,
         "seed": args.seed,
+        "dtype": args.dtype,
         **evaluate(scorer, split_vectors(dataset, args.split), seed=args.seed),
     }
     print("\n".join(report_lines(report)))
