@@ -103,6 +103,7 @@ class Scorer:
         dtype: Dtype = "float32",
     ) -> None:
         self.model = None if model is None else model.eval()
+        self.dtype = dtype
         self._p8 = None if model is None else pack(model.p8, dtype)
         self.window = window if model is None else model.config.window
         self.order_weight = order_weight

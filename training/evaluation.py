@@ -132,7 +132,8 @@ def evaluate_tallied(
         "cos_anchor": _anchors(scorer, documents, methods),
     }
     if scorer.model is not None:
-        alone, _ = tally_methods(Scorer(scorer.model, rerank=False), documents, [Method.P8], seed)
+        mixture = Scorer(scorer.model, rerank=False, dtype=scorer.dtype)
+        alone, _ = tally_methods(mixture, documents, [Method.P8], seed)
         for protocol in ("in_document", "classic8"):
             estimates = getattr(alone[Method.P8], protocol).estimates(seed)
             report["protocols"][protocol]["p8_mixture"] = _json(estimates)

@@ -261,7 +261,7 @@ def test_evaluate_in_bfloat16_ranks_as_well(
         reports[dtype]["protocols"]["in_document"]["p8"]["mrr@10"]["value"] for dtype in reports
     )
     assert rounded == pytest.approx(exact, abs=0.01)
-    assert packed == ["float32", "bfloat16"]
+    assert packed == ["float32", "float32", "bfloat16", "bfloat16"]  # with a re-ranker and without
 
 
 @pytest.mark.parametrize("command", ["gate", "evaluate"])
