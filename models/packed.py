@@ -2,7 +2,9 @@
 
 The same function as ``models.p8.TransformerP8Constrained`` computes, from a copy of its weights.
 oneDNN lays each matrix out once instead of at every call, and adds bias, activation and residual
-while it writes; for one window that is more than half of the time (docs/benchmarks.md).
+while it writes; for one window that is more than half of the time (docs/benchmarks.md). And the
+steps are one program of TorchScript, so that they run without the interpreter's lock, which other
+threads want (docs/LOG.md has what that gains).
 
 In bfloat16 only the window encoder is: it decides the mixture weights. The vectors that are mixed
 stay float32, so the query keeps to the cone of its context, and to the space that was indexed.
@@ -10,7 +12,10 @@ stay float32, so the query keeps to the cone of its context, and to the space th
 Shapes: B batch, L window, D dimension, H hidden, R rows of a matrix, I inputs, O outputs.
 """
 
-from typing import Any, Literal
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,29 +60,31 @@ class PackedP8:
 
     def __init__(self, p8: TransformerP8Constrained, dtype: Dtype) -> None:
         self.config = p8.config
-        self._dtype = TORCH_DTYPES[dtype]
-        encoder = p8.encoder
+        self._packed = _can_pack()
+        made = _Maker(TORCH_DTYPES[dtype], self._packed)
+        exact = _Maker(torch.float32, self._packed)
         self._adapter = None
         if isinstance(p8.adapter, Adapter):
-            up, down = p8.adapter.up, p8.adapter.down
-            self._adapter = (_linear(up, torch.float32), _linear(down, torch.float32))
-        self._read = _linear(encoder.read, self._dtype)
-        self._position_LH = encoder.position_LH.detach().to(self._dtype)
+            self._adapter = (exact.linear(p8.adapter.up), exact.linear(p8.adapter.down))
+        encoder = p8.encoder
         layers: list[Any] = list(encoder.blocks.layers)
-        self._blocks = [_Block(layer, p8.config.heads, self._dtype) for layer in layers]
-        assert encoder.blocks.norm is not None
-        self._norm = _Norm(encoder.blocks.norm, self._dtype)
-        self._head = (p8.head.weight.detach().clone(), p8.head.bias.detach().clone())
-        self._place_L = p8.place_L.detach().clone()
+        self._encoder = _Encoder(
+            read=made.linear(encoder.read),
+            position_LH=made.copied(encoder.position_LH),
+            layers=[made.layer(layer) for layer in layers],
+            norm=made.norm(encoder.blocks.norm),
+            head=_Affine(exact.copied(p8.head.weight), exact.copied(p8.head.bias)),
+            place_L=exact.copied(p8.place_L),
+        )
 
     def project(self, chunks_ND: Tensor) -> Tensor:
         """Map unit chunk vectors (..., D) into the model's space, (..., D), unit length."""
         if self._adapter is None:
             return chunks_ND
-        up, down = self._adapter
-        rows_RD = chunks_ND.reshape(-1, chunks_ND.shape[-1])
-        projected_RD = functional.normalize(down.added(up.gelu(rows_RD), rows_RD), dim=-1)
-        return projected_RD.view(chunks_ND.shape)
+        projected_ND: Tensor = _program(_project, self._packed)(
+            chunks_ND, *self._adapter, self._packed
+        )
+        return projected_ND
 
     def mix(self, projected_BLD: Tensor, mask_BL: Tensor) -> P8Output:
         """Mix context vectors of the model's space into queries.
@@ -90,99 +97,152 @@ class PackedP8:
             ValueError: If the shapes do not fit the configuration.
         """
         check_window(projected_BLD, mask_BL, self.config)
-        logits_BL = self._logits(projected_BLD, mask_BL)
-        alpha_BL = torch.softmax(logits_BL.masked_fill(~mask_BL, float("-inf")), dim=-1)
-        mixed_BD = torch.einsum("bl,bld->bd", alpha_BL, projected_BLD)
-        return P8Output(functional.normalize(mixed_BD, dim=-1), alpha_BL)
-
-    def _logits(self, projected_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-        batch, window, dimension = projected_BLD.shape
-        bias_B11L = None
-        if not bool(mask_BL.all()):
-            bias_B11L = torch.zeros(batch, 1, 1, window)
-            bias_B11L.masked_fill_(~mask_BL[:, None, None], float("-inf"))
-        rows_RD = projected_BLD.reshape(batch * window, dimension).to(self._dtype)
-        hidden_RH = self._read.added(rows_RD, self._position_LH.repeat(batch, 1))
-        for block in self._blocks:
-            hidden_RH = block(hidden_RH, window, bias_B11L)
-        encoded_RH = self._norm(hidden_RH).float()
-        return functional.linear(encoded_RH, *self._head).view(batch, window) + self._place_L
+        asked = (projected_BLD, mask_BL, self._encoder, self.config.heads, self._packed)
+        return P8Output(*_program(_mix, self._packed)(*asked))
 
 
-class _Block:
+class _Affine(NamedTuple):
+    """An affine map of rows, (R, I) to (R, O), or a layer normalisation's scale and shift."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class _Layer(NamedTuple):
     """A pre-norm transformer layer, as ``nn.TransformerEncoderLayer`` is."""
 
-    def __init__(self, layer: nn.TransformerEncoderLayer, heads: int, dtype: torch.dtype) -> None:
+    norm1: _Affine
+    into: _Affine
+    out: _Affine
+    norm2: _Affine
+    up: _Affine
+    down: _Affine
+
+
+class _Encoder(NamedTuple):
+    """A window encoder and its head."""
+
+    read: _Affine
+    position_LH: Tensor
+    layers: list[_Layer]
+    norm: _Affine
+    head: _Affine
+    place_L: Tensor
+
+
+class _Maker(NamedTuple):
+    """Copies weights into the layout that they are used in."""
+
+    dtype: torch.dtype
+    packed: bool
+
+    def copied(self, value: Tensor) -> Tensor:
+        return value.detach().to(self.dtype, copy=True)
+
+    def affine(self, weight_OI: Tensor, bias_O: Tensor) -> _Affine:
+        weight = self.copied(weight_OI)
+        if self.packed:
+            weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+        return _Affine(weight, self.copied(bias_O))
+
+    def linear(self, layer: nn.Module) -> _Affine:
+        assert isinstance(layer, nn.Linear)
+        return self.affine(layer.weight, layer.bias)
+
+    def norm(self, layer: nn.Module | None) -> _Affine:
+        assert isinstance(layer, nn.LayerNorm)
+        assert layer.eps == 1e-5
+        return _Affine(self.copied(layer.weight), self.copied(layer.bias))
+
+    def layer(self, layer: nn.TransformerEncoderLayer) -> _Layer:
         attention: Any = layer.self_attn
-        self._heads = heads
-        self._norm1, self._norm2 = _Norm(layer.norm1, dtype), _Norm(layer.norm2, dtype)
-        self._into = _Linear(attention.in_proj_weight, attention.in_proj_bias, dtype)
-        self._out = _linear(attention.out_proj, dtype)
-        self._up, self._down = _linear(layer.linear1, dtype), _linear(layer.linear2, dtype)
+        return _Layer(
+            norm1=self.norm(layer.norm1),
+            into=self.affine(attention.in_proj_weight, attention.in_proj_bias),
+            out=self.linear(attention.out_proj),
+            norm2=self.norm(layer.norm2),
+            up=self.linear(layer.linear1),
+            down=self.linear(layer.linear2),
+        )
 
-    def __call__(self, hidden_RH: Tensor, window: int, bias_B11L: Tensor | None) -> Tensor:
-        rows, hidden = hidden_RH.shape
+
+# What follows is Python as TorchScript knows it.
+
+
+def _apply(rows_RI: Tensor, by: _Affine, activation: str, packed: bool) -> Tensor:
+    """Map rows, then apply the exact GELU if ``activation`` is ``gelu``."""
+    if packed:
+        mapped_RO: Tensor = torch.ops.mkldnn._linear_pointwise(
+            rows_RI, by.weight, by.bias, activation, [], "none"
+        )
+        return mapped_RO
+    plain_RO = functional.linear(rows_RI, by.weight, by.bias)
+    return functional.gelu(plain_RO) if activation == "gelu" else plain_RO
+
+
+def _added(rows_RI: Tensor, other_RO: Tensor, by: _Affine, packed: bool) -> Tensor:
+    """Map rows and add others."""
+    if packed:
+        mapped_RO: Tensor = torch.ops.mkldnn._linear_pointwise(
+            rows_RI, other_RO, by.weight, by.bias, "add"
+        )
+        return mapped_RO
+    return other_RO + functional.linear(rows_RI, by.weight, by.bias)
+
+
+def _norm(rows_RH: Tensor, by: _Affine) -> Tensor:
+    return functional.layer_norm(rows_RH, [rows_RH.size(1)], by.weight, by.bias, 1e-5)
+
+
+def _project(chunks_ND: Tensor, up: _Affine, down: _Affine, packed: bool) -> Tensor:
+    rows_RD = chunks_ND.reshape(-1, chunks_ND.size(-1))
+    shifted_RD = _added(_apply(rows_RD, up, "gelu", packed), rows_RD, down, packed)
+    return functional.normalize(shifted_RD, dim=-1).view(chunks_ND.size())
+
+
+def _mix(
+    projected_BLD: Tensor, mask_BL: Tensor, encoder: _Encoder, heads: int, packed: bool
+) -> tuple[Tensor, Tensor]:
+    batch, window, dimension = projected_BLD.size()
+    missing_BL = mask_BL.logical_not()
+    bias_B11L: Tensor | None = None
+    if bool(missing_BL.any()):
+        bias_B11L = torch.zeros([batch, 1, 1, window])
+        bias_B11L.masked_fill_(missing_BL[:, None, None], float("-inf"))
+    position_RH = encoder.position_LH.repeat(batch, 1)
+    rows_RD = projected_BLD.reshape(batch * window, dimension).to(position_RH.dtype)
+    hidden_RH = _added(rows_RD, position_RH, encoder.read, packed)
+    hidden = hidden_RH.size(1)
+    for layer in encoder.layers:
+        into_R3H = _apply(_norm(hidden_RH, layer.norm1), layer.into, "none", packed)
         # The attention itself is too small to gain from bfloat16.
-        into_R3H = self._into(self._norm1(hidden_RH)).float()
-        split = into_R3H.view(rows // window, window, 3, self._heads, hidden // self._heads)
-        query, key, value = split.permute(2, 0, 3, 1, 4)
-        seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias_B11L)
-        seen_RH = seen.transpose(1, 2).reshape(rows, hidden).to(hidden_RH.dtype)
-        hidden_RH = self._out.added(seen_RH, hidden_RH)
-        return self._down.added(self._up.gelu(self._norm2(hidden_RH)), hidden_RH)
+        split = into_R3H.float().view(batch, window, 3, heads, hidden // heads)
+        turned = split.permute(2, 0, 3, 1, 4)
+        seen = functional.scaled_dot_product_attention(turned[0], turned[1], turned[2], bias_B11L)
+        seen_RH = seen.transpose(1, 2).reshape(batch * window, hidden).to(hidden_RH.dtype)
+        hidden_RH = _added(seen_RH, hidden_RH, layer.out, packed)
+        up_R4H = _apply(_norm(hidden_RH, layer.norm2), layer.up, "gelu", packed)
+        hidden_RH = _added(up_R4H, hidden_RH, layer.down, packed)
+    encoded_RH = _norm(hidden_RH, encoder.norm).float()
+    head_R1 = functional.linear(encoded_RH, encoder.head.weight, encoder.head.bias)
+    logits_BL = (head_R1.view(batch, window) + encoder.place_L).masked_fill(
+        missing_BL, float("-inf")
+    )
+    alpha_BL = torch.softmax(logits_BL, dim=-1)
+    mixed_BD = torch.bmm(alpha_BL[:, None], projected_BLD)[:, 0]
+    return functional.normalize(mixed_BD, dim=-1), alpha_BL
 
 
-class _Norm:
-    """A layer normalisation."""
-
-    def __init__(self, norm: nn.Module, dtype: torch.dtype) -> None:
-        assert isinstance(norm, nn.LayerNorm)
-        self._shape, self._eps = list(norm.normalized_shape), norm.eps
-        self._weight_H = norm.weight.detach().to(dtype, copy=True)
-        self._bias_H = norm.bias.detach().to(dtype, copy=True)
-
-    def __call__(self, hidden_RH: Tensor) -> Tensor:
-        shape, eps = self._shape, self._eps
-        return functional.layer_norm(hidden_RH, shape, self._weight_H, self._bias_H, eps)
-
-
-class _Linear:
-    """An affine map of rows, (R, I) to (R, O), and what may follow it at once."""
-
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor, dtype: torch.dtype) -> None:
-        self._weight = weight_OI.detach().to(dtype, copy=True)
-        self._bias_O = bias_O.detach().to(dtype, copy=True)
-        self._packed = _can_pack()
-        if self._packed:
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight)
-
-    def __call__(self, rows_RI: Tensor) -> Tensor:
-        return self._map(rows_RI, "none")
-
-    def gelu(self, rows_RI: Tensor) -> Tensor:
-        """Map rows, then apply the exact GELU."""
-        return self._map(rows_RI, "gelu")
-
-    def added(self, rows_RI: Tensor, other_RO: Tensor) -> Tensor:
-        """Map rows and add others."""
-        if not self._packed:
-            return other_RO + functional.linear(rows_RI, self._weight, self._bias_O)
-        fused: Any = torch.ops.mkldnn._linear_pointwise.binary
-        result: Tensor = fused(rows_RI, other_RO, self._weight, self._bias_O, "add")
-        return result
-
-    def _map(self, rows_RI: Tensor, activation: str) -> Tensor:
-        if not self._packed:
-            mapped_RO = functional.linear(rows_RI, self._weight, self._bias_O)
-            return functional.gelu(mapped_RO) if activation == "gelu" else mapped_RO
-        fused: Any = torch.ops.mkldnn._linear_pointwise
-        result: Tensor = fused(rows_RI, self._weight, self._bias_O, activation, [], "none")
-        return result
-
-
-def _linear(layer: nn.Module, dtype: torch.dtype) -> _Linear:
-    assert isinstance(layer, nn.Linear)
-    return _Linear(layer.weight, layer.bias, dtype)
+@cache
+def _program(steps: Callable[..., Any], packed: bool) -> Callable[..., Any]:
+    """The steps as a program of TorchScript; as they are where its operators are missing."""
+    if not packed:
+        return steps
+    with warnings.catch_warnings():
+        # Deprecated for torch.compile, which needs a compiler at run time. torch is pinned.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        program: Callable[..., Any] = torch.jit.script(steps)
+        return program
 
 
 def _can_pack() -> bool:

@@ -138,7 +138,7 @@ def _search(outcomes: "Sequence[Outcome | _Run]") -> None:
                 space,
                 np.stack([run.queries.vectors_BD[run.row] for run in group if run.queries]),
                 [run.task.scope for run in group],
-                depth=_depth(task),
+                depth=_depth(group[0]),
                 wanted=[run.task.top_k for run in group],
             )
         for run, slots in zip(group, found, strict=True):
@@ -276,9 +276,12 @@ def _spread(hits: list[Hit], view: View, limit: int) -> list[Hit]:
     return kept
 
 
-def _depth(task: Task) -> int:
-    """How many candidates are retrieved: as many as in offline evaluation."""
-    return max(RERANK_DEPTH, task.top_k)
+def _depth(run: _Run) -> int:
+    """How many candidates are retrieved: as many as in offline evaluation, if that can matter."""
+    task = run.task
+    judged = run.choice.method is Method.P8 and task.scorer.judges_raw
+    limited = task.scope.max_per_document is not None
+    return max(RERANK_DEPTH, task.top_k) if judged or limited else task.top_k
 
 
 def _of_query(run: _Run) -> Hashable:
@@ -286,7 +289,7 @@ def _of_query(run: _Run) -> Hashable:
 
 
 def _of_search(run: _Run) -> Hashable:
-    return id(run.task.view), run.task.served.name, run.choice.method, _depth(run.task)
+    return id(run.task.view), run.task.served.name, run.choice.method, _depth(run)
 
 
 def _of_rerank(run: _Run) -> Hashable:

@@ -21,6 +21,8 @@ EXACT_UP_TO = 100_000
 query is, and may miss a fifth of what is left elsewhere. benchmarks/filters.py shows both."""
 FILTERED_EFFORT = 4
 """How much wider a graph is searched for more slots than that."""
+FEW_EXCLUDED = 64
+"""So many slots may be excluded by finding so many candidates more, and dropping those."""
 PICKED_AT_ONCE = 1024
 """Vectors copied together when few of many are compared."""
 
@@ -91,7 +93,12 @@ def retrieve_many(
 
 def _is_plain(scope: Scope, depth: int) -> bool:
     unlimited = scope.allowed_N is None and scope.max_per_document is None
-    return unlimited and len(scope.excluded) <= depth
+    return unlimited and _are_few(scope.excluded, depth)
+
+
+def _are_few(excluded: Rows, depth: int) -> bool:
+    """Whether so many more candidates are found sooner than those that are allowed."""
+    return len(excluded) <= max(depth, FEW_EXCLUDED)
 
 
 def nearest(
@@ -104,7 +111,7 @@ def nearest(
     exact_up_to: int = EXACT_UP_TO,
 ) -> Rows:
     """Find the nearest slots, best first; fewer only if no more may be answered."""
-    if scope.allowed_N is None and len(scope.excluded) <= depth:
+    if scope.allowed_N is None and _are_few(scope.excluded, depth):
         reach = depth + len(scope.excluded)
         alive_N = view.alive if view.dead else None
         found = _search(view, space, query_D, alive_N, reach)

@@ -69,9 +69,11 @@ class Workers:
         prepare: Run first in every thread.
         name: Of the threads.
         compute: Computes parts of questions.
-        share: Told in each thread, before it computes, by how many to divide the cores: so many
-            compute at that moment, and never all cores in threads but the first, since each wide
-            thread keeps helpers of its own, and those of several get in each other's way.
+        share: Told in each thread, before it computes, by how many to divide the cores. Of several
+            threads, only the first has all of them, and only for a lone job: a wide computation
+            waits for its slowest part at every step, for other threads as well if there are more
+            than cores, and each wide thread keeps helpers of its own, which get in each other's
+            way.
     """
 
     def __init__(
@@ -260,9 +262,10 @@ class Workers:
                 turn.append(job)
         with self._lock:
             self._computing += 1
-            computing = self._computing
+            alone = len(self._threads) == 1 or (number == 0 and self._pending == 1)
+            computing = 1 if alone else max(2, self._computing)
         try:
-            self._share(computing if number == 0 else max(2, computing))
+            self._share(computing)
             outcomes = self._compute(parts)
         except BaseException as error:
             outcomes = [error] * len(parts)

@@ -223,6 +223,32 @@ def test_a_lone_batch_has_all_cores_and_two_share_them() -> None:
     assert told == [("worker-0", 1), ("worker-1", 2), ("worker-0", 1)]
 
 
+@pytest.mark.parametrize(("threads", "shares"), [(1, [1, 1]), (2, [1, 2, 2])])
+def test_a_batch_has_all_cores_only_if_nobody_else_asks(threads: int, shares: list[int]) -> None:
+    told: list[int] = []
+    gate = Gate()
+
+    async def test() -> None:
+        asked = []
+        for name in "ab"[:threads]:  # a batch for each thread
+            asked.append(_asked(workers, name))
+            await gate.wait()
+        asked.append(_asked(workers, "last"))
+        await asyncio.sleep(0)
+        gate.go_on.release()
+        await gate.wait()
+        for _ in range(threads):
+            gate.go_on.release()
+        await asyncio.gather(*asked)
+
+    workers = Workers(threads, 8, 7, compute=gate, share=told.append)
+    try:
+        asyncio.run(test())
+    finally:
+        workers.close()
+    assert told == shares
+
+
 def test_one_thread_leaves_half_to_the_other() -> None:
     gate = Gate()
 
