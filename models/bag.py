@@ -51,7 +51,7 @@ class BagEncoder(nn.Module):
         self.input_dropout = ByteDropout(config.dropout / 2)
         self.read = nn.Linear(config.dimension, hidden)
         layer = EncoderLayer(hidden, hidden // HEAD_WIDTH, 4 * hidden, config.dropout / 3)
-        self.blocks = nn.TransformerEncoder(
+        self.blocks: nn.Module = nn.TransformerEncoder(
             layer, config.bag_layers, norm=nn.LayerNorm(hidden), enable_nested_tensor=False
         )
         self.earlier = nn.Linear(hidden, self.rank * self.reach)

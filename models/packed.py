@@ -1,21 +1,23 @@
-"""P8 for inference on a CPU: weights laid out for the processor, steps fused, bfloat16 if wanted.
+"""Inference on a CPU: weights laid out for the processor, steps fused, bfloat16 if wanted.
 
-The same function as ``models.p8.TransformerP8Constrained`` computes, from a copy of its weights.
-oneDNN lays each matrix out once instead of at every call, and adds bias, activation and residual
-while it writes; for one window that is more than half of the time (docs/benchmarks.md). And the
-steps are one program of TorchScript, so that they run without the interpreter's lock, which other
-threads want (docs/LOG.md has what that gains).
+The same functions as ``models.p8.TransformerP8Constrained`` and the layers of ``SetReranker``
+compute, from copies of their weights. oneDNN lays each matrix out once instead of at every call,
+and adds bias, activation and residual while it writes; for one window that is more than half of the
+time (docs/benchmarks.md). And the steps are one program of TorchScript, so that they run without
+the interpreter's lock, which other threads want (docs/LOG.md has what that gains).
 
-In bfloat16 only the window encoder is: it decides the mixture weights. The vectors that are mixed
-stay float32, so the query keeps to the cone of its context, and to the space that was indexed.
+In bfloat16 only encoders are: that of the window, which decides the mixture weights, and that of
+the bag, whose evidence the re-ranker weighs. The vectors that are mixed stay float32, so the query
+keeps to the cone of its context, and to the space that was indexed.
 
-Shapes: B batch, L window, D dimension, H hidden, R rows of a matrix, I inputs, O outputs.
+Shapes: B batch, L window, N places, D dimension, H hidden, R rows of a matrix, I inputs, O outputs.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,9 @@ from models.p8 import (
     TransformerP8Constrained,
     check_window,
 )
+from models.rerank import SetReranker
 
+M = TypeVar("M", bound=nn.Module)
 Dtype = Literal["float32", "bfloat16"]
 
 TORCH_DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -43,6 +47,30 @@ def pack(p8: P8Constrained, dtype: Dtype = "float32") -> "P8Constrained | Packed
     """
     on_cpu = next(p8.parameters()).device.type == "cpu"
     return PackedP8(p8, dtype) if on_cpu and isinstance(p8, TransformerP8Constrained) else p8
+
+
+def pack_reranker(reranker: SetReranker, dtype: Dtype = "float32") -> SetReranker:
+    """Lay a re-ranker's transformer layers out for inference.
+
+    Args:
+        reranker: In evaluation mode. Later changes to its layers are not followed; all else, such
+            as what is fitted after training, is shared with it.
+        dtype: What the bag encoder computes in.
+    """
+    if next(reranker.parameters()).device.type != "cpu":
+        return reranker
+    packed, bag = _sharing(reranker), _sharing(reranker.bag)
+    blocks: Any = bag.blocks
+    bag.blocks = PackedBlocks(list(blocks.layers), blocks.norm, dtype)
+    packed.bag, packed.block = bag, PackedBlocks([reranker.block], None, "float32")
+    return packed
+
+
+def _sharing(module: M) -> M:
+    """A module of the same parts, which can be replaced."""
+    other = copy(module)
+    other._modules = dict(module._modules)
+    return other
 
 
 def has_bfloat16() -> bool:
@@ -130,6 +158,34 @@ class _Encoder(NamedTuple):
     place_L: Tensor
 
 
+class PackedBlocks(nn.Module):
+    """Transformer layers over (B, N, H) that can only be asked, in place of those they are made of.
+
+    Args:
+        layers: As ``EncoderLayer`` is; their weights are copied.
+        norm: The last normalisation, if there is one.
+        dtype: What they compute in; rows come and go as float32.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], norm: nn.Module | None, dtype: Dtype) -> None:
+        super().__init__()
+        self._packed, self._dtype = _can_pack(), TORCH_DTYPES[dtype]
+        made = _Maker(self._dtype, self._packed)
+        first: Any = layers[0]
+        self._heads: int = first.self_attn.num_heads
+        self._layers = [made.layer(layer) for layer in layers]
+        self._norm = None if norm is None else made.norm(norm)
+
+    def forward(self, src_BNH: Tensor, src_key_padding_mask: Tensor) -> Tensor:
+        """Encode (B, N, H); the mask (B, N) is True where nothing stands."""
+        batch, places, hidden = src_BNH.shape
+        rows_RH = src_BNH.reshape(batch * places, hidden).to(self._dtype)
+        encoded_RH: Tensor = _program(_encode, self._packed)(
+            rows_RH, src_key_padding_mask, self._layers, self._norm, self._heads, self._packed
+        )
+        return encoded_RH.view(batch, places, hidden)
+
+
 class _Maker(NamedTuple):
     """Copies weights into the layout that they are used in."""
 
@@ -154,7 +210,8 @@ class _Maker(NamedTuple):
         assert layer.eps == 1e-5
         return _Affine(self.copied(layer.weight), self.copied(layer.bias))
 
-    def layer(self, layer: nn.TransformerEncoderLayer) -> _Layer:
+    def layer(self, layer: nn.Module) -> _Layer:
+        assert isinstance(layer, nn.TransformerEncoderLayer)
         attention: Any = layer.self_attn
         return _Layer(
             norm1=self.norm(layer.norm1),
@@ -200,30 +257,45 @@ def _project(chunks_ND: Tensor, up: _Affine, down: _Affine, packed: bool) -> Ten
     return functional.normalize(shifted_RD, dim=-1).view(chunks_ND.size())
 
 
+def _encode(
+    hidden_RH: Tensor,
+    missing_BN: Tensor,
+    layers: list[_Layer],
+    norm: _Affine | None,
+    heads: int,
+    packed: bool,
+) -> Tensor:
+    """Apply layers to the rows of (B, N, H), and what comes after the last; float32, (R, H)."""
+    batch, places = missing_BN.size()
+    hidden = hidden_RH.size(1)
+    bias_B11N: Tensor | None = None
+    if bool(missing_BN.any()):
+        bias_B11N = torch.zeros([batch, 1, 1, places])
+        bias_B11N.masked_fill_(missing_BN[:, None, None], float("-inf"))
+    for layer in layers:
+        into_R3H = _apply(_norm(hidden_RH, layer.norm1), layer.into, "none", packed)
+        # The attention itself is too small to gain from bfloat16.
+        split = into_R3H.float().view(batch, places, 3, heads, hidden // heads)
+        turned = split.permute(2, 0, 3, 1, 4)
+        seen = functional.scaled_dot_product_attention(turned[0], turned[1], turned[2], bias_B11N)
+        seen_RH = seen.transpose(1, 2).reshape(batch * places, hidden).to(hidden_RH.dtype)
+        hidden_RH = _added(seen_RH, hidden_RH, layer.out, packed)
+        up_RF = _apply(_norm(hidden_RH, layer.norm2), layer.up, "gelu", packed)
+        hidden_RH = _added(up_RF, hidden_RH, layer.down, packed)
+    if norm is not None:
+        hidden_RH = _norm(hidden_RH, norm)
+    return hidden_RH.float()
+
+
 def _mix(
     projected_BLD: Tensor, mask_BL: Tensor, encoder: _Encoder, heads: int, packed: bool
 ) -> tuple[Tensor, Tensor]:
     batch, window, dimension = projected_BLD.size()
     missing_BL = mask_BL.logical_not()
-    bias_B11L: Tensor | None = None
-    if bool(missing_BL.any()):
-        bias_B11L = torch.zeros([batch, 1, 1, window])
-        bias_B11L.masked_fill_(missing_BL[:, None, None], float("-inf"))
     position_RH = encoder.position_LH.repeat(batch, 1)
     rows_RD = projected_BLD.reshape(batch * window, dimension).to(position_RH.dtype)
     hidden_RH = _added(rows_RD, position_RH, encoder.read, packed)
-    hidden = hidden_RH.size(1)
-    for layer in encoder.layers:
-        into_R3H = _apply(_norm(hidden_RH, layer.norm1), layer.into, "none", packed)
-        # The attention itself is too small to gain from bfloat16.
-        split = into_R3H.float().view(batch, window, 3, heads, hidden // heads)
-        turned = split.permute(2, 0, 3, 1, 4)
-        seen = functional.scaled_dot_product_attention(turned[0], turned[1], turned[2], bias_B11L)
-        seen_RH = seen.transpose(1, 2).reshape(batch * window, hidden).to(hidden_RH.dtype)
-        hidden_RH = _added(seen_RH, hidden_RH, layer.out, packed)
-        up_R4H = _apply(_norm(hidden_RH, layer.norm2), layer.up, "gelu", packed)
-        hidden_RH = _added(up_R4H, hidden_RH, layer.down, packed)
-    encoded_RH = _norm(hidden_RH, encoder.norm).float()
+    encoded_RH = _encode(hidden_RH, missing_BL, encoder.layers, encoder.norm, heads, packed)
     head_R1 = functional.linear(encoded_RH, encoder.head.weight, encoder.head.bias)
     logits_BL = (head_R1.view(batch, window) + encoder.place_L).masked_fill(
         missing_BL, float("-inf")

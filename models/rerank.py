@@ -139,7 +139,7 @@ class SetReranker(nn.Module):
         self.register_buffer("variance_F", torch.ones(features))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         self.read = nn.Linear(features, hidden)
-        self.block = EncoderLayer(hidden, 4, 2 * hidden, 0.1)
+        self.block: nn.Module = EncoderLayer(hidden, 4, 2 * hidden, 0.1)
         self.middle = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, 1)
         self.straight = nn.Linear(features, 1)

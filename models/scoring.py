@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models.model import P8Model
 from models.order import probability_after
-from models.packed import Dtype, pack
+from models.packed import Dtype, pack, pack_reranker
 from models.rerank import CandidateSets, SetReranker
 
 Floats = NDArray[np.float32]
@@ -86,11 +86,11 @@ class Scorer:
 
     Args:
         model: Networks, which are set to evaluation mode, or None for the training-free methods
-            alone. Those that make queries are copied: later changes to them are not followed.
+            alone. Their layers are copied: later changes to them are not followed.
         window: L, used when there is no model.
         order_weight: Weight of the order verifier's log-odds in the score of ``p8``.
         rerank: Whether to use the model's re-ranker, if it has one.
-        dtype: What the window encoder computes in; ``models.packed`` says what that changes.
+        dtype: What the encoders of window and bag compute in; ``models.packed`` has what changes.
     """
 
     def __init__(
@@ -107,7 +107,9 @@ class Scorer:
         self._p8 = None if model is None else pack(model.p8, dtype)
         self.window = window if model is None else model.config.window
         self.order_weight = order_weight
-        self.reranker = model.reranker if model is not None and rerank else None
+        self.reranker = None
+        if model is not None and model.reranker is not None and rerank:
+            self.reranker = pack_reranker(model.reranker, dtype)
 
     @property
     def judges_raw(self) -> bool:

@@ -54,7 +54,7 @@ class ModelState:
     detail: str | None
     """One line for a person, if there is a reason."""
     dtype: Dtype = "float32"
-    """What the window encoder computes in."""
+    """What the encoders of window and bag compute in."""
 
     @property
     def usable(self) -> Checkpoint | None:
@@ -108,7 +108,7 @@ def load_state(
         path: Checkpoint folder, if one was given.
         dimension: D of the collection; None if it is not decided.
         embedding_model: What made the vectors of the collection; empty if that is not known.
-        dtype: What the window encoder is to compute in.
+        dtype: What the encoders of window and bag are to compute in.
     """
     if path is None:
         return _state(None, FallbackReason.NO_CHECKPOINT, "no checkpoint was given")

@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     )
     tls_key: Path | None = Field(None, description="PEM file of the certificate's private key.")
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="What the window encoder computes in."
+        "float32", description="What the encoders of window and bag compute in."
     )
     workers: int = Field(2, ge=1, le=64, description="Batches that are computed at once.")
     torch_threads: int = Field(

@@ -75,3 +75,39 @@ def test_shapes_are_checked() -> None:
     for wrong in (torch.zeros(2, 4, 16), torch.zeros(2, 5, 15)):
         with pytest.raises(ValueError, match=r"context: expected \(B, 5, 16\)"):
             p8.mix(wrong, torch.ones(2, 5, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("operators", ["fused", "plain"])
+def test_a_packed_reranker_judges_alike(
+    generator: np.random.Generator, monkeypatch: pytest.MonkeyPatch, operators: str
+) -> None:
+    model = P8Model(shape(rerank=True)).eval()
+    reranker = model.reranker
+    assert reranker is not None
+    for last in (reranker.out, reranker.straight):
+        torch.nn.init.normal_(last.weight)
+    context, mask = (part.numpy() for part in _windows(generator, 6))
+    candidates = unit_rows(generator, 6 * 9, 16).reshape(6, 9, 16)
+    valid = np.arange(9) < generator.integers(3, 10, 6)[:, None]
+    totals = {}
+    for kind in ("kept", "packed", "half"):
+        if operators == "plain":
+            monkeypatch.setattr(packed, "_can_pack", lambda: False)
+        scorer = Scorer(model, dtype="bfloat16" if kind == "half" else "float32")
+        if kind == "kept":
+            scorer.reranker = reranker
+        queries = scorer.query(context, mask, Method.P8)
+        totals[kind] = scorer.score(queries, candidates, valid_BK=valid).rerank_BK[valid]
+    assert np.ptp(totals["kept"]) > 0.01
+    np.testing.assert_allclose(totals["packed"], totals["kept"], atol=1e-5)
+    assert 1e-5 < np.abs(totals["half"] - totals["kept"]).max() < 0.1
+
+
+def test_what_is_fitted_later_counts_in_a_packed_reranker() -> None:
+    model = P8Model(shape(rerank=True)).eval()
+    assert model.reranker is not None
+    scorer = Scorer(model)
+    model.reranker.bag.tau.fill_(3.0)
+    assert scorer.reranker is not None
+    assert scorer.reranker is not model.reranker
+    assert float(scorer.reranker.bag.tau) == 3.0

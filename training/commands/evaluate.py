@@ -41,7 +41,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--dtype",
         choices=["float32", "bfloat16"],
         default="float32",
-        help="what the window encoder computes in (default: float32)",
+        help="what the encoders of window and bag compute in (default: float32)",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the report there too (default: no file)"
