@@ -160,7 +160,9 @@ class Race:
         with self._awake(target) as server:
             asked = (self._wrk, server.url, form.path, form.content_type, bodies)
             for seconds in (self._pace.warm_up_s, self._pace.seconds):
-                found = closed(*asked, connections=connections, seconds=seconds)
+                found = closed(
+                    *asked, connections=connections, seconds=seconds, strict=target.strict
+                )
             cell = {"target": target.name, "encoding": encoding, "connections": connections}
         return self._tell("closed", round=turn, **cell, **asdict(found))
 

@@ -68,6 +68,8 @@ class Target:
     """How it was set, in words."""
     aside: bool = False
     """Whether it is measured at few numbers of connections, and at no rate of arrival."""
+    strict: bool = False
+    """Whether a run ends if it does not answer every request; else those do not count."""
 
 
 def read_ours(answer: Any) -> Answer:
@@ -118,6 +120,7 @@ def ours(
         environment={"PYTHONPATH": str(ROOT)},
         tolerance=TOLERANCE["bf16" if "bf" in flags else "fp32"],
         setup=flags,
+        strict=True,
         aside=aside,
     )
 
