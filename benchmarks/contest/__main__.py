@@ -24,7 +24,7 @@ from benchmarks.peers.job import CHECKPOINT, IDS
 from models.checkpoint import load_checkpoint
 
 FULL = Pace(
-    rounds=3,
+    rounds=2,
     seconds=3,
     warm_up_s=1,
     connections=(1, 8, 32, 128),

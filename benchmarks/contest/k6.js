@@ -1,13 +1,11 @@
 // Posts bodies at a constant rate of arrival, whether earlier ones are answered or not.
 import http from "k6/http";
-import { SharedArray } from "k6/data";
 import exec from "k6/execution";
 
 const minutes = Number(__ENV.MINUTES || 0);
-const size = Number(__ENV.SIZE || 0);
-const texts = size ? null : new SharedArray("bodies", () => JSON.parse(open(__ENV.BODIES)));
-const octets = size ? open(__ENV.BODIES, "b") : null;
-const count = size ? octets.byteLength / size : texts.length;
+const size = Number(__ENV.SIZE);
+const bodies = open(__ENV.BODIES, "b");
+const count = bodies.byteLength / size;
 const each = {};
 // What has a threshold is reported apart; these are always met.
 each["http_req_duration{scenario:load}"] = ["max>=0"];
@@ -40,7 +38,7 @@ let turn = (__VU * 7) % count;
 
 export default function () {
   turn = (turn + 1) % count;
-  const body = size ? octets.slice(turn * size, (turn + 1) * size) : texts[turn];
+  const body = bodies.slice(turn * size, (turn + 1) * size);
   const tags = {};
   if (minutes && exec.scenario.name === "load") {
     tags.minute = `${Math.floor((Date.now() - exec.scenario.startTime) / 60000)}`;

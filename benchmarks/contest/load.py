@@ -127,7 +127,7 @@ def open_loop(
     *,
     rate: int,
     seconds: int,
-    size: int = 0,
+    size: int,
     minutes: int = 0,
 ) -> Open:
     """Ask at a constant rate.
@@ -139,7 +139,7 @@ def open_loop(
         bodies: File of them, as ``write_for_k6`` writes it.
         rate: Requests a second.
         seconds: For how long.
-        size: Bytes of each body, if they are binary.
+        size: Bytes of each body.
         minutes: How many of them to report apart.
     """
     settings = {

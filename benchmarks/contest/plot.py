@@ -10,14 +10,19 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from benchmarks.contest.stats import Run, best_floor, middle, of
 
-COLOURS = {
-    "ours": "tab:blue",
-    "plain": "tab:gray",
-    "bentoml": "tab:purple",
-    "litserve": "tab:green",
-    "mosec": "tab:orange",
-    "ray": "tab:red",
+LOOKS = {
+    "ours": ("tab:blue", "o-"),
+    "ours-texts": ("tab:blue", "s:"),
+    "ours-float32": ("tab:blue", "^--"),
+    "plain": ("tab:gray", "o-"),
+    "bentoml": ("tab:purple", "o-"),
+    "litserve": ("tab:green", "o-"),
+    "litserve-fp32": ("tab:green", "^--"),
+    "litserve-packed": ("tab:green", "s:"),
+    "mosec": ("tab:orange", "o-"),
+    "ray": ("tab:red", "o-"),
 }
+"""Colour, marker and line of a server; those of one kind share a colour."""
 TITLES = {"json": "JSON numbers", "base64": "base64 in JSON", "binary": "bare octets"}
 
 
@@ -34,7 +39,9 @@ def plot_run(run: Run, path: Path) -> None:
     for row, encoding in enumerate(("json", "binary")):
         _open(axes[row][-1], run, labels, encoding)
     handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
+    figure.legend(
+        handles, names, loc="outside upper center", ncols=-(-len(names) // 2), frameon=False
+    )
     figure.savefig(path, metadata={"Date": None})
 
 
@@ -72,10 +79,10 @@ def _open(axis: Axes, run: Run, labels: Mapping[str, str], encoding: str) -> Non
 
 
 def _line(axis: Axes, name: str, label: str, xs: list[int], ys: list[float | None]) -> None:
-    ours = name == "ours"
-    colour = COLOURS.get(name, "tab:cyan")
-    width = 2.4 if ours else 1.4
-    axis.plot(xs, ys, marker="o", markersize=4, color=colour, linewidth=width, label=label)
+    colour, look = LOOKS.get(name, ("tab:cyan", "o-"))
+    width = 2.4 if name == "ours" else 1.2
+    known = [(x, y) for x, y in zip(xs, ys, strict=True) if y is not None]
+    axis.plot(*zip(*known, strict=True), look, ms=4, color=colour, linewidth=width, label=label)
 
 
 def _plain_ticks(axis: Axes) -> None:

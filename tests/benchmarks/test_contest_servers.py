@@ -103,9 +103,10 @@ def test_windows_come_through_as_octets() -> None:
 def test_files_of_bodies(tmp_path: Path) -> None:
     write_bodies([b"one", b"\nthree\n"], tmp_path / "wrk")
     assert (tmp_path / "wrk").read_bytes() == b"3\none7\n\nthree\n"
-    write_for_k6([b'{"a": 1}', b'{"b": 2}'], tmp_path / "texts")
-    assert json.loads((tmp_path / "texts").read_bytes()) == ['{"a": 1}', '{"b": 2}']
-    write_for_k6([b"\x00\x01", b"\x02\x03"], tmp_path / "octets")
+    assert write_for_k6([b'{"a": 1}', b'{"b": 12}'], tmp_path / "texts") == 9
+    written = (tmp_path / "texts").read_bytes()
+    assert [json.loads(written[:9]), json.loads(written[9:])] == [{"a": 1}, {"b": 12}]
+    assert write_for_k6([b"\x00\x01", b"\x02\x03"], tmp_path / "octets") == 2
     assert (tmp_path / "octets").read_bytes() == b"\x00\x01\x02\x03"
 
 
