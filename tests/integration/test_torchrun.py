@@ -23,6 +23,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 WORKER = "tests.distributed_worker"
 
+pytestmark = pytest.mark.timeout(300)  # every process imports PyTorch
+
 # What is added to every logit of a softmax alike, or to both sides of a difference, has no gradient
 # but rounding, which AdamW scales up to whole steps; no answer depends on it.
 IDLE = re.compile(
@@ -31,9 +33,11 @@ IDLE = re.compile(
 )
 
 
-def start(processes: int, *words: str | Path) -> "subprocess.Popen[str]":
+def start(processes: int, *words: str | Path, restarts: int = 0) -> "subprocess.Popen[str]":
     """Start a module, alone or as several processes."""
-    launcher = [] if processes == 1 else [*TORCHRUN, str(processes)]
+    launcher = [*TORCHRUN, str(processes), "--max-restarts", str(restarts)]
+    if processes == 1:
+        launcher = []
     return subprocess.Popen(
         [sys.executable, *launcher, "-m", *map(str, words)],
         cwd=ROOT,
@@ -144,18 +148,28 @@ def processes_of(launcher: int) -> dict[str, int]:
     return found
 
 
+def kill_one_after_an_epoch(launcher: "subprocess.Popen[str]", log: Path) -> dict[str, int]:
+    """SIGKILL for the second process; answers which there were."""
+    until = time.monotonic() + 90
+    while not (log.exists() and log.read_text().endswith("\n")):
+        assert launcher.poll() is None
+        assert time.monotonic() < until, "no epoch was finished"
+        time.sleep(0.01)
+    started = processes_of(launcher.pid)
+    os.kill(started["1"], signal.SIGKILL)
+    return started
+
+
+def epochs(log: Path) -> list[int]:
+    return [json.loads(line)["epoch"] for line in log.read_text().splitlines()]
+
+
 def test_a_killed_process_ends_the_run_and_one_process_goes_on(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "checkpoint"
     log = out / "metrics.jsonl"
-    words = ["training", "train", data, "--out", out, "--epochs", "6"]
+    words = ["training", "train", data, "--out", out, "--epochs", "6", "--no-rerank"]
     with start(2, *words) as launcher:
-        until = time.monotonic() + 90
-        while not (log.exists() and log.read_text().endswith("\n")):
-            assert launcher.poll() is None
-            assert time.monotonic() < until, "no epoch was finished"
-            time.sleep(0.01)
-        started = processes_of(launcher.pid)
-        os.kill(started["1"], signal.SIGKILL)
+        started = kill_one_after_an_epoch(launcher, log)
         _, errors = launcher.communicate(timeout=60)
     assert launcher.returncode == 1
     assert f"Signal 9 (SIGKILL) received by PID {started['1']}" in errors
@@ -164,10 +178,23 @@ def test_a_killed_process_ends_the_run_and_one_process_goes_on(data: Path, tmp_p
     assert not (out / "config.json").exists()
     before = log.read_text().splitlines()
     run(1, *words)
-    after = log.read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in after] == [1, 2, 3, 4, 5, 6]
-    assert after[0] == before[0]
+    assert epochs(log) == [1, 2, 3, 4, 5, 6]
+    assert log.read_text().splitlines()[0] == before[0]
     assert "processes" not in load_checkpoint(out).provenance
+
+
+def test_torchrun_starts_a_killed_run_again(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "checkpoint"
+    log = out / "metrics.jsonl"
+    words = ["training", "train", data, "--out", out, "--epochs", "6", "--no-rerank"]
+    with start(2, *words, restarts=1) as launcher:
+        kill_one_after_an_epoch(launcher, log)
+        before = log.read_text().splitlines()
+        _, errors = launcher.communicate(timeout=100)
+    assert launcher.returncode == 0, errors
+    assert epochs(log) == [1, 2, 3, 4, 5, 6]
+    assert log.read_text().splitlines()[0] == before[0]
+    assert load_checkpoint(out).provenance["processes"] == 2
 
 
 def test_what_fails_in_one_process_is_said_once(data: Path, tmp_path: Path) -> None:
