@@ -44,7 +44,7 @@ class Embedder:
         self, model: Any, name: str, weights_sha256: str | None, *, bfloat16: bool = False
     ) -> None:
         self._model = model
-        self._bfloat16 = bfloat16
+        self.bfloat16 = bfloat16
         self.name = name
         self.weights_sha256 = weights_sha256
         self.dimension = int(model.get_embedding_dimension())
@@ -63,7 +63,7 @@ class Embedder:
         import torch
 
         device = self._model.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self._bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=self.bfloat16):
             vectors = self._model.encode(
                 list(texts),
                 batch_size=_BATCH,

@@ -48,6 +48,15 @@ class CandidateSets(NamedTuple):
     """Log-odds, by the order verifier, that a candidate follows the last context chunk."""
 
 
+class Moments(NamedTuple):
+    """Mean and variance of features, and of how many."""
+
+    number: int
+    mean_F: Tensor
+    variance_F: Tensor
+    """Unbiased; means nothing for fewer than two."""
+
+
 def pair_feature_count(window: int) -> int:
     """How many features ``pair_features`` answers."""
     return 3 * window + min(RIVAL_DISTANCES, window) + 3
@@ -139,7 +148,7 @@ class SetReranker(nn.Module):
         self.register_buffer("variance_F", torch.ones(features))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
         self.read = nn.Linear(features, hidden)
-        self.block: nn.Module = EncoderLayer(hidden, 4, 2 * hidden, 0.1)
+        self.block: nn.Module = EncoderLayer(hidden, 4, 2 * hidden, config.dropout / 3)
         self.middle = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, 1)
         self.straight = nn.Linear(features, 1)
@@ -153,12 +162,16 @@ class SetReranker(nn.Module):
 
         Those under a False ``valid_BK`` mean nothing.
         """
+        return self.logits(self.set_features(sets), sets.valid_BK)
+
+    def set_features(self, sets: CandidateSets) -> Tensor:
+        """What ``logits`` judges sets by whose windows have a bag each, (B, K, F)."""
         batch, window = sets.mask_BL.shape
         candidates_BKD = sets.raw_XKD.expand(batch, -1, -1)
         bag_BND = torch.cat([sets.raw_context_BLD, candidates_BKD], dim=1)
         output = self.bag(bag_BND, torch.cat([sets.mask_BL, sets.valid_BK], dim=1))
-        rows_BL = torch.arange(window).expand(batch, -1)
-        return self.judge(output, rows_BL, sets, first_candidate=window)
+        rows_BL = torch.arange(window, device=sets.mask_BL.device).expand(batch, -1)
+        return self.features(output, rows_BL, sets, first_candidate=window)
 
     def judge(
         self, output: BagOutput, rows_BL: Tensor, sets: CandidateSets, *, first_candidate: int = 0
@@ -199,10 +212,19 @@ class SetReranker(nn.Module):
         ]
         return torch.cat([*described, single_BKF], dim=-1)
 
-    def logits(self, features_BKF: Tensor, valid_BK: Tensor) -> Tensor:
-        """Logits (B, K) of described candidates; those that are not valid mean nothing."""
+    def logits(
+        self, features_BKF: Tensor, valid_BK: Tensor, moments: Moments | None = None
+    ) -> Tensor:
+        """Logits (B, K) of described candidates; those that are not valid mean nothing.
+
+        Args:
+            features_BKF: From ``features`` or ``set_features``.
+            valid_BK: True where a candidate belongs to the set.
+            moments: What the scale of the features follows in training; these features' own if
+                left out. Several processes that share a step have seen more of them.
+        """
         if self.training:
-            self._follow(features_BKF[valid_BK])
+            self.follow(moments or _moments(features_BKF[valid_BK]))
         scaled_BKF = (features_BKF - self.mean_F) * (self.variance_F + 1e-4).rsqrt()
         scaled_BKF = scaled_BKF.masked_fill(~valid_BK[..., None], 0.0)
         hidden_BKH = self.block(self.read(scaled_BKF), src_key_padding_mask=~valid_BK)
@@ -211,11 +233,18 @@ class SetReranker(nn.Module):
         return logits_BK1.squeeze(-1)
 
     @torch.no_grad()
-    def _follow(self, features_NF: Tensor) -> None:
+    def follow(self, moments: Moments) -> None:
         """Let the scale of the features follow those that are seen in training."""
-        if len(features_NF) < 2:
+        if moments.number < 2:
             return
         share = MOMENTUM if bool(self.fitted) else 1.0
-        self.mean_F.lerp_(features_NF.mean(0), share)
-        self.variance_F.lerp_(features_NF.var(0), share)
+        self.mean_F.lerp_(moments.mean_F, share)
+        self.variance_F.lerp_(moments.variance_F, share)
         self.fitted.fill_(True)
+
+
+@torch.no_grad()
+def _moments(features_NF: Tensor) -> Moments:
+    if len(features_NF) < 2:
+        return Moments(len(features_NF), features_NF.new_zeros(()), features_NF.new_zeros(()))
+    return Moments(len(features_NF), features_NF.mean(0), features_NF.var(0))

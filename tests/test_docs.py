@@ -23,6 +23,7 @@ def commands(page: Path) -> list[list[str]]:
     joined = "\n".join(blocks).replace("\\\n", " ")
     found = []
     for line in joined.splitlines():
+        line = re.sub(r"^torchrun .* -m training ", "python -m training ", line)
         if line.startswith(("python -m ", "make ")):
             found.append(shlex.split(line, comments=True))
     return found

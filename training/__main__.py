@@ -6,10 +6,13 @@ import sys
 from collections.abc import Sequence
 from types import TracebackType
 
+from training.world import ElsewhereError, LostProcessError, process_name, refuse_company
+
 # The commands, in the order in which help shows them: modules of training.commands.
 COMMANDS = (
     "prepare",
     "embed",
+    "merge_shards",
     "subset",
     "parity",
     "train",
@@ -34,35 +37,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = build_parser().parse_args(argv)
     try:
+        if arguments.command != "train":
+            refuse_company(arguments.command)
         return int(arguments.run(arguments))
+    except ElsewhereError:
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in _OURS:
             raise
-        print(
-            f'error: {error.name} is not installed; pip install "nextchunk[training,text]"',
-            file=sys.stderr,
-        )
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        _complain(f'{error.name} is not installed; pip install "nextchunk[training,text]"')
+    except (OSError, LostProcessError) as error:
+        _complain(str(error))
     except ValueError as error:
         if not _raised_by_us(error.__traceback__):
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        _complain(str(error))
+    return 2
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
         importlib.import_module(f"training.commands.{name}").add_parser(subparsers)
     return parser
+
+
+def _complain(message: str) -> None:
+    print(f"error: {process_name()}{message}", file=sys.stderr)
 
 
 def _raised_by_us(trace: TracebackType | None) -> bool:

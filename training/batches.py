@@ -6,7 +6,7 @@ Shapes: N chunks of the batch, W windows, L window length, P order pairs, D dime
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor
 from models.scoring import Floats
 from training.candidates import create_candidate_set, sample_order_pairs
 from training.config import TrainConfig
+from training.losses import WHOLE, LossShare
 from training.mining import Mined
 from training.windows import Rows, document_windows, hide_context
+from training.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,42 @@ class Batch:
     """Windows and chunks of each document of the batch."""
     mined: tuple[slice, ...]
     """For each document the chunks that were mined for it; they stand behind all documents'."""
+
+
+def own_part(batch: Batch, world: World) -> tuple[Batch, LossShare]:
+    """The windows and order pairs that are this process's, among all chunks of the batch.
+
+    Windows and pairs are dealt out evenly, wherever they come from; ``documents`` and ``mined``
+    stay those of the whole batch. A process for which none is left takes one that counts nothing,
+    so that all take the same way through the networks.
+    """
+    if world.size == 1:
+        return batch, WHOLE
+    windows, window_share = _own(len(batch.next_W), world)
+    pairs, pair_share = _own(len(batch.first_P), world)
+    part = replace(
+        batch,
+        context_WL=batch.context_WL[windows],
+        mask_WL=batch.mask_WL[windows],
+        next_W=batch.next_W[windows],
+        prev_W=batch.prev_W[windows],
+        allowed_WN=batch.allowed_WN[windows],
+        log_weight_WN=batch.log_weight_WN[windows],
+        first_P=batch.first_P[pairs],
+        second_P=batch.second_P[pairs],
+        later_P=batch.later_P[pairs],
+    )
+    prevs, all_prevs = int((part.prev_W >= 0).sum()), int((batch.prev_W >= 0).sum())
+    prev_share = prevs / max(all_prevs, 1) if window_share else 0.0
+    return part, LossShare(window_share, prev_share, pair_share)
+
+
+def _own(count: int, world: World) -> tuple[slice, float]:
+    """Which of ``count`` things are this process's, and what share of all that is."""
+    start, stop = (count * rank // world.size for rank in (world.rank, world.rank + 1))
+    if start == stop:
+        return slice(0, 1), 0.0
+    return slice(start, stop), (stop - start) / count
 
 
 def batches(

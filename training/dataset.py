@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -193,15 +194,19 @@ def data_fingerprint(folder: Path) -> tuple[str, int]:
     return digest.hexdigest(), lines
 
 
-def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_json_lines(path: Path, first: int = 0) -> Iterator[dict[str, Any]]:
     """Objects of a JSON lines file, one by one.
+
+    Args:
+        path: The file.
+        first: Number of the first line that is wanted, from 0; those before it are not parsed.
 
     Raises:
         DatasetError: If the file cannot be read or a line is not JSON.
     """
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(islice(file, first, None), first + 1):
                 try:
                     yield json.loads(line)
                 except ValueError as error:

@@ -1,12 +1,13 @@
 """Embed a prepared folder, block by block, so that an interrupted run loses one block at most.
 
 Finished blocks wait in a hidden folder, which also says which data and model they belong to; the
-last step joins them into vectors.npy.
+last step joins them into vectors.npy. ``training.shards`` deals blocks out to several runs.
 
 Shapes: n texts of a block, D dimension.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -47,6 +48,10 @@ class TextEmbedder(ModelRecord, Protocol):
     def dimension(self) -> int:
         """D of its vectors."""
 
+    @property
+    def bfloat16(self) -> bool:
+        """Whether it multiplies matrices in bfloat16."""
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Turn texts into unit vectors (n, D)."""
 
@@ -78,24 +83,13 @@ def embed_dataset(
     """
     if is_embedded(dataset, embedder):
         return dataset
-    partial = _claim_partial(dataset, embedder)
-    rows = dataset.chunk_count
-    targets = [partial / f"block-{number:06}.npy" for number in range(-(-rows // BLOCK_ROWS))]
-    done = sum(
-        min(BLOCK_ROWS, rows - number * BLOCK_ROWS)
-        for number, target in enumerate(targets)
-        if target.exists()
-    )
-    with tqdm(
-        total=rows, initial=done, desc="embed", unit="chunk", disable=not show_progress
-    ) as bar:
-        for target, texts in zip(targets, _text_blocks(dataset.path / CHUNKS), strict=True):
-            if not target.exists():
-                _save(target, _encode_block(texts, embedder, bar))
+    partial = claim_folder(dataset.path / _PARTIAL, identity_of(dataset, embedder))
+    blocks = range(block_count(dataset))
+    encode_blocks(dataset, embedder, partial, blocks, show_progress=show_progress)
     install_vectors(
         dataset.path,
-        (np.load(target, allow_pickle=False) for target in targets),
-        (rows, embedder.dimension),
+        (np.load(block_path(partial, number), allow_pickle=False) for number in blocks),
+        (dataset.chunk_count, embedder.dimension),
         model=embedder.name,
         weights_sha256=embedder.weights_sha256,
     )
@@ -103,29 +97,76 @@ def embed_dataset(
     return PreparedDataset.open(dataset.path)
 
 
-def _claim_partial(dataset: PreparedDataset, embedder: TextEmbedder) -> Path:
-    """The folder of finished blocks, emptied if it belongs to other data or another model."""
-    partial = dataset.path / _PARTIAL
-    identity = {
+def block_count(dataset: PreparedDataset) -> int:
+    """Blocks that a folder is embedded in; all but the last have ``BLOCK_ROWS`` chunks."""
+    return -(-dataset.chunk_count // BLOCK_ROWS)
+
+
+def block_rows(dataset: PreparedDataset, number: int) -> int:
+    """Chunks of a block."""
+    return min(BLOCK_ROWS, dataset.chunk_count - number * BLOCK_ROWS)
+
+
+def block_path(folder: Path, number: int) -> Path:
+    """Where a finished block lies."""
+    return folder / f"block-{number:06}.npy"
+
+
+def identity_of(dataset: PreparedDataset, embedder: TextEmbedder) -> dict[str, Any]:
+    """What blocks must have in common to be joined."""
+    return {
         "data": dataset.manifest["fingerprint"],
         "model": embedder.name,
         "dimension": embedder.dimension,
         "weights_sha256": embedder.weights_sha256,
+        "bfloat16": embedder.bfloat16,
         "block_rows": BLOCK_ROWS,
     }
+
+
+def claim_folder(folder: Path, identity: dict[str, Any]) -> Path:
+    """A folder of finished blocks, emptied if they belong to other data or another model."""
+    if read_identity(folder) != identity:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / _IDENTITY).write_text(json.dumps(identity), encoding="utf-8")
+    return folder
+
+
+def read_identity(folder: Path) -> dict[str, Any] | None:
+    """What a folder of blocks belongs to; None if it does not say."""
     try:
-        found = json.loads((partial / _IDENTITY).read_bytes())
+        identity = json.loads((folder / _IDENTITY).read_bytes())
     except (OSError, ValueError):
-        found = None
-    if found != identity:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        (partial / _IDENTITY).write_text(json.dumps(identity), encoding="utf-8")
-    return partial
+        return None
+    return identity if isinstance(identity, dict) else None
 
 
-def _text_blocks(path: Path) -> Iterator[list[str]]:
-    lines = enumerate(read_json_lines(path), 1)
+def encode_blocks(
+    dataset: PreparedDataset,
+    embedder: TextEmbedder,
+    folder: Path,
+    blocks: range,
+    *,
+    show_progress: bool,
+    name: str = "embed",
+) -> None:
+    """Embed those of some blocks in a row that are not in a folder yet."""
+    todo = {number for number in blocks if not block_path(folder, number).exists()}
+    rows = {number: block_rows(dataset, number) for number in blocks}
+    done = sum(rows[number] for number in blocks if number not in todo)
+    with tqdm(
+        total=sum(rows.values()), initial=done, desc=name, unit="chunk", disable=not show_progress
+    ) as bar:
+        texts = _text_blocks(dataset.path / CHUNKS, blocks.start * BLOCK_ROWS)
+        for number in blocks:
+            block = next(texts)
+            if number in todo:
+                _save(block_path(folder, number), _encode_block(block, embedder, bar))
+
+
+def _text_blocks(path: Path, first_row: int) -> Iterator[list[str]]:
+    lines = enumerate(read_json_lines(path, first_row), 1 + first_row)
     while block := list(islice(lines, BLOCK_ROWS)):
         for number, chunk in block:
             if not chunk["text"].strip():
@@ -153,7 +194,8 @@ def _encode_block(
 
 
 def _save(target: Path, vectors_nD: NDArray[np.float32]) -> None:
-    unfinished = target.with_suffix(".unfinished")
+    # Whoever works on the same block writes a file of its own; the last one to finish stands.
+    unfinished = target.with_suffix(f".unfinished-{os.getpid()}")
     with unfinished.open("wb") as file:
         np.save(file, vectors_nD, allow_pickle=False)
     unfinished.replace(target)

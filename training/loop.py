@@ -15,7 +15,7 @@ from models.config import P8Config
 from models.model import P8Model
 from models.p8 import QTower
 from models.scoring import Floats, Method, Scorer
-from training.batches import Batch, batches
+from training.batches import Batch, batches, own_part
 from training.config import TrainConfig
 from training.evaluation import tally_methods
 from training.gate import kill_reason
@@ -23,8 +23,15 @@ from training.losses import combined_p8_loss, listwise_ranking_loss
 from training.mining import Mined, mine_negatives
 from training.protocols import project_documents
 from training.reranking import rerank_loss
-from training.state import Progress, load_state, save_state
+from training.state import (
+    Progress,
+    load_state,
+    optimizer_tensors,
+    restore_optimizer,
+    save_state,
+)
 from training.windows import Rows
+from training.world import ALONE, World
 
 VALIDATION_WINDOWS = 64
 """Most windows of a document that an epoch is judged by, spread over it; the gate takes all. A
@@ -43,8 +50,12 @@ def train_model(
     state_folder: Path,
     identity: dict[str, Any],
     report: Report = lambda line: None,
+    world: World = ALONE,
 ) -> tuple[P8Model, Progress]:
     """Train, resuming an unfinished run of the same identity.
+
+    Of several processes the first one reads and writes the state, validates and reports; an
+    unfinished run may go on with another number of them.
 
     Args:
         shape: Shape of the networks.
@@ -55,9 +66,11 @@ def train_model(
         state_folder: Where the unfinished run's state lies.
         identity: What must be equal for a resume: options and data fingerprint.
         report: Called with each epoch's line of metrics.
+        world: The processes that train as one.
 
     Returns:
-        The model with the best epoch's weights, in evaluation mode, and the run's progress.
+        The model with the best epoch's weights, in evaluation mode, and the run's progress. Only
+        in the first process; in the others the last epoch's weights, and nothing of the progress.
 
     Raises:
         ResumeError: If an unfinished run with another identity lies in ``state_folder``.
@@ -69,41 +82,69 @@ def train_model(
             f"got {config.loss.temperature}"
         )
     torch.manual_seed(config.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = P8Model(shape).to(device)
+    model = P8Model(shape).to(world.device)
     optimizer = make_optimizer(model, config)
-    progress = load_state(state_folder, identity, model, optimizer)
-    steps = math.ceil(len(train) / config.batch_documents)
+    progress = _resume(state_folder, identity, model, optimizer, world)
     mined = None
     if config.mined_negatives and len(train) > 1:
-        mined = mine_negatives(train, config.mined_negatives, config.seed)
-    direct = _direct_r5(shape.window, validation)
-    while progress.epoch < config.epochs and progress.killed is None:
-        if progress.epoch - progress.best_epoch >= config.patience and progress.epoch:
-            break
+        mined = world.from_first(
+            mine_negatives(train, config.mined_negatives, config.seed) if world.first else None
+        )
+    direct = _direct_r5(shape.window, validation) if world.first else 0.0
+    while (epoch := world.from_first(_next_epoch(progress, config))) is not None:
         started = time.perf_counter()
-        epoch = progress.epoch
-        torch.manual_seed(int(np.random.SeedSequence([config.seed, epoch]).generate_state(1)[0]))
-        with _repeatable(device):
-            means = _run_epoch(model, optimizer, train, keep, mined, config, epoch, steps)
+        world.seed(int(np.random.SeedSequence([config.seed, epoch]).generate_state(1)[0]))
+        world.copy_first(model)
+        with _repeatable(world.device):
+            means = _run_epoch(model, optimizer, train, keep, mined, config, epoch, world)
+        if not world.first:
+            continue
         stepped = time.perf_counter()
         line = {"epoch": epoch + 1, **means, **_validate(model, validation)}
         line["validation_r@5_minus_direct"] = line["validation_r@5"] - direct
-        progress.epoch += 1
-        if line["validation_mrr@10"] > progress.best_score:
-            progress.best_score, progress.best_epoch = line["validation_mrr@10"], progress.epoch
-            progress.best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-        progress.killed = kill_reason(
-            progress.epoch, line["validation_margin"], line["validation_r@5_minus_direct"]
-        )
+        _advance(progress, line, model)
         line["step_seconds"] = round(stepped - started, 3)
         line["seconds"] = round(time.perf_counter() - started, 3)
         progress.seconds += line["seconds"]
         progress.history.append(line)
         save_state(state_folder, identity, progress, model, optimizer)
         report(line)
-    model.load_state_dict(progress.best, strict=True)
+    if world.first:
+        model.load_state_dict(progress.best, strict=True)
     return model.cpu().eval(), progress
+
+
+def _resume(
+    folder: Path,
+    identity: dict[str, Any],
+    model: P8Model,
+    optimizer: torch.optim.Optimizer,
+    world: World,
+) -> Progress:
+    """Restore an unfinished run from the first process's files, everywhere."""
+    progress = load_state(folder, identity, model, optimizer) if world.first else Progress()
+    moments = world.from_first(optimizer_tensors(optimizer))
+    if not world.first:
+        restore_optimizer(optimizer, moments)
+    return progress
+
+
+def _next_epoch(progress: Progress, config: TrainConfig) -> int | None:
+    """The epoch to train, from 0; None if the run is over."""
+    epoch = progress.epoch
+    patient = not epoch or epoch - progress.best_epoch < config.patience
+    return epoch if epoch < config.epochs and progress.killed is None and patient else None
+
+
+def _advance(progress: Progress, line: dict[str, Any], model: P8Model) -> None:
+    """Count an epoch, keep its weights if they are the best, and see whether to stop."""
+    progress.epoch += 1
+    if line["validation_mrr@10"] > progress.best_score:
+        progress.best_score, progress.best_epoch = line["validation_mrr@10"], progress.epoch
+        progress.best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+    progress.killed = kill_reason(
+        progress.epoch, line["validation_margin"], line["validation_r@5_minus_direct"]
+    )
 
 
 @contextmanager
@@ -161,10 +202,11 @@ def _run_epoch(
     mined: Mined | None,
     config: TrainConfig,
     epoch: int,
-    steps: int,
+    world: World,
 ) -> dict[str, float]:
     model.train()
     sums = np.zeros(4)
+    steps = math.ceil(len(train) / config.batch_documents)
     bar = tqdm(
         batches(train, keep, config, model.config.window, epoch, mined),
         total=steps,
@@ -172,51 +214,70 @@ def _run_epoch(
         unit="batch",
         mininterval=0.5,
         leave=False,
+        disable=not world.first,
     )
     for number, batch in enumerate(bar):
         rate = learning_rate_at(epoch * steps + number, config.epochs * steps, config)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        parts = train_step(model, optimizer, batch, config)
-        sums += parts
+        sums += train_step(model, optimizer, batch, config, world)
         if number % 10 == 9:
-            bar.set_postfix(loss=f"{sums[0] / (number + 1):.3f}")
-    means = sums / steps
+            bar.set_postfix(loss=f"{sums[0] * world.size / (number + 1):.3f}")
+    means = world.add_up(torch.from_numpy(sums)).numpy() / steps
     names = ("loss", "listwise", "margin_hinge", "order")
     return {f"train_{name}": float(mean) for name, mean in zip(names, means, strict=True)}
 
 
 def train_step(
-    model: P8Model, optimizer: torch.optim.Optimizer, batch: Batch, config: TrainConfig
+    model: P8Model,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    config: TrainConfig,
+    world: World = ALONE,
 ) -> tuple[float, float, float, float]:
-    """One step of the optimizer; returns the loss and its three parts."""
+    """One step of the optimizer.
+
+    Args:
+        model: What is trained; the same in every process.
+        optimizer: Its optimizer.
+        batch: The whole batch, the same in every process.
+        config: Options.
+        world: The processes that share the step.
+
+    Returns:
+        The loss and its three parts, this process's share of each.
+    """
     device = next(model.parameters()).device
+    part, share = own_part(batch, world)
     # bfloat16 only where the machine gains from it; plain CPUs of the AVX2 kind lose.
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         chunks_ND = batch.chunks_ND.to(device)
-        projected_ND = model.p8.project(chunks_ND)
-        context_WL, mask_WL = batch.context_WL.to(device), batch.mask_WL.to(device)
+        with world.alike():  # a chunk is the same negative for everybody
+            projected_ND = model.p8.project(chunks_ND)
+        context_WL, mask_WL = part.context_WL.to(device), part.mask_WL.to(device)
         query_WD = model.p8.mix(projected_ND[context_WL], mask_WL).query_BD
         own_ND = chunks_ND[: batch.documents[-1][1].stop]  # no pair holds a mined chunk
-        logit_P = model.order.pairs(own_ND, batch.first_P, batch.second_P)
+        logit_P = model.order.pairs(own_ND, part.first_P, part.second_P)
         loss = combined_p8_loss(
             query_WD,
             projected_ND,
-            batch.next_W.to(device),
-            batch.prev_W.to(device),
+            part.next_W.to(device),
+            part.prev_W.to(device),
             logit_P,
-            batch.later_P.to(device),
+            part.later_P.to(device),
             weights=config.loss,
-            mask_BK=batch.allowed_WN.to(device),
-            log_weight_BK=batch.log_weight_WN.to(device),
+            mask_BK=part.allowed_WN.to(device),
+            log_weight_BK=part.log_weight_WN.to(device),
+            share=share,
         )
         total = loss.total
         if model.tower is not None:
-            total = total + _tower_loss(model.tower, chunks_ND, batch, config)
+            total = total + share.windows * _tower_loss(model.tower, chunks_ND, part, config)
     if model.reranker is not None:
-        total = total + rerank_loss(model, model.reranker, batch, config.loss.temperature)
+        total = total + rerank_loss(model, model.reranker, batch, config.loss.temperature, world)
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(total)
+    world.add_up_gradients(model.parameters())
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     optimizer.step()
     return loss.total.item(), loss.listwise.item(), loss.margin.item(), loss.order.item()

@@ -24,9 +24,10 @@ from training.metrics_log import MetricsLog
 from training.plots import plot_curves
 from training.protocols import project_documents
 from training.splits import documents_of
-from training.state import discard_state
+from training.state import Progress, discard_state
 from training.subset import subset_windows
 from training.windows import Rows
+from training.world import ALONE, World
 
 Say = Callable[[str], None]
 
@@ -65,8 +66,11 @@ def train_checkpoint(
     command: str = "",
     fresh: bool = False,
     say: Say = lambda line: None,
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """Train, judge and save; an interrupted run with the same options goes on where it stopped.
+
+    Of several processes the first one judges, says and writes everything; the others only train.
 
     Args:
         datasets: Folders that are trained on as one, and judged together and one by one.
@@ -76,20 +80,23 @@ def train_checkpoint(
         command: What a person typed to start this, for the model card.
         fresh: Discard an unfinished run in ``out``.
         say: Called with each line for a person.
+        world: The processes that train as one; each has the data.
 
     Returns:
-        The gate's report, as in gate.json.
+        The gate's report, as in gate.json; the same in every process.
 
     Raises:
         FoldersError: If two folders do not go together.
         TooFewDocumentsError: If a split of a folder is empty.
         ResumeError: If an unfinished run with other options lies in ``out``.
+        WorldError: If processes have other options or data than the first.
     """
     check_alike(datasets)
-    out.mkdir(parents=True, exist_ok=True)
     state_folder = out / "state"
-    if fresh:
-        discard_state(state_folder)
+    if world.first:
+        out.mkdir(parents=True, exist_ok=True)
+        if fresh:
+            discard_state(state_folder)
     splits = {
         split: {data.manifest["name"]: split_vectors(data, split) for data in datasets}
         for split in ("train", "validation")
@@ -97,6 +104,8 @@ def train_checkpoint(
     train, validation = _all(splits["train"]), _all(splits["validation"])
     keep = keep_windows(train, config)
     options = {"model": dataclasses.asdict(shape), "training": dataclasses.asdict(config)}
+    identity = {**options, "data": "+".join(data.fingerprint for data in datasets)}
+    world.check_same(identity)
     log = MetricsLog(out / "metrics.jsonl", say)
     model, progress = train_model(
         shape,
@@ -105,24 +114,42 @@ def train_checkpoint(
         validation,
         keep=keep,
         state_folder=state_folder,
-        identity={**options, "data": "+".join(data.fingerprint for data in datasets)},
+        identity=identity,
         report=log.write,
+        world=world,
     )
-    log.rewrite(progress.history)  # a resumed run may have logged an epoch that it then repeated
-    say("calibrating and judging on the validation documents")
+    gate: dict[str, Any] = {}
+    if world.first:
+        log.rewrite(progress.history)  # a resumed run may have logged an epoch that it repeated
+        say("calibrating and judging on the validation documents")
+        provenance = {
+            "command": command,
+            **options,
+            **({"processes": world.size} if world.size > 1 else {}),
+            "data": [describe(data, splits) for data in datasets],
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        }
+        gate = _judge_and_save(out, model, splits["validation"], progress, provenance)
+        discard_state(state_folder)
+    return world.from_first(gate)
+
+
+def _judge_and_save(
+    out: Path,
+    model: P8Model,
+    validation: Mapping[str, list[Floats]],
+    progress: Progress,
+    provenance: dict[str, Any],
+) -> dict[str, Any]:
+    """Write the checkpoint with its report; returns the gate's."""
     round_weights(model)
-    order_weight, report, gate = judge(model, splits["validation"], progress.killed, config.seed)
+    seed = provenance["training"]["seed"]
+    order_weight, report, gate = judge(model, validation, progress.killed, seed)
     metrics = {
         "split": "validation",
         "best_epoch": progress.best_epoch,
         "train_seconds": round(progress.seconds, 1),
         **report,
-    }
-    provenance = {
-        "command": command,
-        **options,
-        "data": [describe(data, splits) for data in datasets],
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
     plot_curves(progress.history, report, out / "curves.png")
     save_checkpoint(
@@ -134,7 +161,6 @@ def train_checkpoint(
         provenance=provenance,
         card=model_card(gate, metrics, provenance, order_weight),
     )
-    discard_state(state_folder)
     return gate
 
 

@@ -6,6 +6,7 @@ generator seeded by run seed and epoch.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,7 @@ def save_state(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"now/{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"best/{name}": value for name, value in progress.best.items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": value for name, value in moments.items()}
+    tensors |= {f"optimizer/{name}": value for name, value in optimizer_tensors(optimizer).items()}
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     epoch = str(progress.epoch)
     write_atomically(folder / TENSORS, save(contiguous, metadata={"epoch": epoch}))
@@ -93,14 +93,28 @@ def load_state(
         )
     tensors = load_file(folder / TENSORS)
     model.load_state_dict(_under(tensors, "now/"), strict=True)
+    restore_optimizer(optimizer, _under(tensors, "optimizer/"))
+    counters.pop("identity")
+    return Progress(best=_under(tensors, "best/"), **counters)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimizer remembers, on the CPU, by number of the parameter and name."""
+    return {
+        f"{index}/{name}": value.detach().cpu()
+        for index, moments in optimizer.state_dict()["state"].items()
+        for name, value in moments.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimizer what ``optimizer_tensors`` read from another."""
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in _under(tensors, "optimizer/").items():
+    for name, value in tensors.items():
         index, field_name = name.split("/")
         moments.setdefault(int(index), {})[field_name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    counters.pop("identity")
-    return Progress(best=_under(tensors, "best/"), **counters)
 
 
 def discard_state(folder: Path) -> None:

@@ -17,6 +17,7 @@ class HashEmbedder:
     """Vectors from the bytes of a text; stops like Ctrl-C after so many texts."""
 
     dimension = 4
+    bfloat16 = False
 
     def __init__(self, name: str = "hash", stop_after: float = float("inf")) -> None:
         self.name = name

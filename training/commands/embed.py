@@ -26,6 +26,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="multiply matrices in bfloat16: twice as fast on processors that have it (default: "
         "off)",
     )
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="embed the I-th of N parts alone, into DIR/shards; merge-shards joins them (default: "
+        "everything)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -38,7 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     from models.embedder import find_embedder, load_embedder
     from training.dataset import PreparedDataset
     from training.embed import embed_dataset, is_embedded
+    from training.shards import Shard, embed_shard
 
+    shard = None if arguments.shard is None else Shard.parse(arguments.shard)
     dataset = PreparedDataset.open(arguments.data)
     source = find_embedder(arguments.model)
     if is_embedded(dataset, source):
@@ -46,6 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     embedder = load_embedder(arguments.model, bfloat16=arguments.bfloat16)
     started = time.perf_counter()
+    if shard is not None:
+        count = embed_shard(dataset, embedder, shard)
+        print(
+            f"{shard.folder(dataset)}: {count} vectors of {embedder.dimension} dimensions by "
+            f"{embedder.name} in {time.perf_counter() - started:.0f} s"
+        )
+        return 0
     dataset = embed_dataset(dataset, embedder)
     print(
         f"{arguments.data}: {dataset.chunk_count} vectors of {dataset.dimension} dimensions by "

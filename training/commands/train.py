@@ -4,7 +4,15 @@ import argparse
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from training.world import World, launcher, open_world
+
+if TYPE_CHECKING:
+    from training.dataset import PreparedDataset
+
+
+_NOT_OPTIONS = ("command", "data", "out", "fresh", "run", "default_of")
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +41,11 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser of ``python -m training``."""
     parser = subparsers.add_parser(
-        "train", help="train P8 on prepared folders, gate it and write a checkpoint"
+        "train",
+        help="train P8 on prepared folders, gate it and write a checkpoint",
+        description="Train P8 on prepared folders, gate it and write a checkpoint. Several "
+        "processes, on one machine or more, train as one when torchrun starts them: torchrun "
+        "--standalone --nproc-per-node 2 -m training train DIR --out CKPT",
     )
     parser.add_argument(
         "data",
@@ -81,13 +93,25 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Train; the exit code is 0 whatever the gate says, for a failed gate is a result too."""
-    from models.config import P8Config
-    from training.config import TrainConfig, loss_for
     from training.dataset import PreparedDataset
     from training.gate import gate_lines
+
+    with open_world() as world:
+        gate = _train(args, [PreparedDataset.open(path) for path in args.data], world)
+    if world.first:
+        print("\n".join(gate_lines(gate)))
+        print(f"wrote {args.out} (model card: {args.out / 'README.md'})")
+    return 0
+
+
+def _train(
+    args: argparse.Namespace, datasets: "list[PreparedDataset]", world: World
+) -> dict[str, Any]:
+    """Turn options into shape and configuration, and train."""
+    from models.config import P8Config
+    from training.config import TrainConfig, loss_for
     from training.run import train_checkpoint
 
-    datasets = [PreparedDataset.open(path) for path in args.data]
     loss = loss_for(args.space)
     shape = P8Config(
         dimension=datasets[0].dimension,
@@ -106,12 +130,16 @@ def run(args: argparse.Namespace) -> int:
         loss=loss,
     )
     command = train_command(args, args.default_of)
-    gate = train_checkpoint(
-        datasets, args.out, shape, config, command=command, fresh=args.fresh, say=print
+    return train_checkpoint(
+        datasets,
+        args.out,
+        shape,
+        config,
+        command=command,
+        fresh=args.fresh,
+        say=print,
+        world=world,
     )
-    print("\n".join(gate_lines(gate)))
-    print(f"wrote {args.out} (model card: {args.out / 'README.md'})")
-    return 0
 
 
 def train_command(args: argparse.Namespace, default_of: Callable[[str], Any]) -> str:
@@ -123,10 +151,10 @@ def train_command(args: argparse.Namespace, default_of: Callable[[str], Any]) ->
         args: Parsed arguments.
         default_of: Default of an option, by its name.
     """
-    words = ["python", "-m", "training", "train", *map(_place, args.data)]
+    words = [*launcher(), "training", "train", *map(_place, args.data)]
     words += ["--out", _place(args.out)]
     for name, value in vars(args).items():
-        if name in ("data", "out", "fresh", "run", "default_of") or value == default_of(name):
+        if name in _NOT_OPTIONS or value == default_of(name):
             continue
         flag = name.replace("_", "-")
         if isinstance(value, bool):

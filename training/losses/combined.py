@@ -40,6 +40,20 @@ class LossWeights:
             raise ValueError(f"temperature: expected > 0, got {self.temperature}")
 
 
+class LossShare(NamedTuple):
+    """Of a whole batch, the share of those windows and pairs that a loss is worked out for."""
+
+    windows: float = 1.0
+    """Of all windows."""
+    prevs: float = 1.0
+    """Of the windows that have a prev."""
+    pairs: float = 1.0
+    """Of the order pairs."""
+
+
+WHOLE = LossShare()
+
+
 class CombinedLoss(NamedTuple):
     """The sum and its unweighted parts, all scalars."""
 
@@ -60,6 +74,7 @@ def combined_p8_loss(
     weights: LossWeights,
     mask_BK: Tensor | None = None,
     log_weight_BK: Tensor | None = None,
+    share: LossShare = WHOLE,
 ) -> CombinedLoss:
     """``w_listwise * listwise + w_margin * hinge + w_order * BCE``.
 
@@ -73,6 +88,7 @@ def combined_p8_loss(
         weights: Weights and constants.
         mask_BK: True where a candidate counts; all if left out.
         log_weight_BK: See ``listwise_ranking_loss``.
+        share: How much of a batch this is; the losses of all shares add up to that of the batch.
 
     Returns:
         The total and its parts.
@@ -93,6 +109,8 @@ def combined_p8_loss(
         valid_B=prev_B >= 0,
     )
     order = order_verifier_loss(order_logit_P, order_later_P)
+    listwise, margin = listwise * share.windows, margin * share.prevs
+    order = order * share.pairs
     total = weights.listwise * listwise + weights.margin * margin + weights.order * order
     return CombinedLoss(total, listwise, margin, order)
 
