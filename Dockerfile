@@ -22,16 +22,22 @@ RUN python -m venv /tools && python -m venv --without-pip /opt/venv
 FROM tools AS locked
 # Simple index of CPU-only torch builds; empty takes torch from the ordinary index.
 ARG TORCH_INDEX_URL=
-# SHA-256 of a torch wheel that docker/locks/torch.txt does not know.
+# SHA-256 of a torch wheel that the locks do not know.
 ARG TORCH_SHA256=
-COPY docker/locks/serve.txt docker/locks/torch.txt docker/locks/gpu.txt ./
+COPY docker/locks/serve.txt docker/locks/torch.txt docker/locks/torch-cpu.txt docker/locks/gpu.txt ./
+# A torch for CPUs only, from the index that is named, or wherever pip finds one; else the ordinary one.
 # What a torch that was built for GPUs wants beside it is installed only if this one wants it.
 RUN if [ -n "${TORCH_SHA256}" ]; then \
         torch=$(sed -n "s/^\(torch==[^ ]*\).*/\1/p" torch.txt) \
-        && echo "${torch} --hash=sha256:${TORCH_SHA256}" > torch.txt; \
+        && echo "${torch} --hash=sha256:${TORCH_SHA256}" > torch-cpu.txt; \
     fi \
-    && /tools/bin/pip --python /opt/venv/bin/python install --require-hashes \
-        ${TORCH_INDEX_URL:+--index-url "${TORCH_INDEX_URL}"} -r torch.txt \
+    && if [ -n "${TORCH_INDEX_URL}" ]; then \
+        /tools/bin/pip --python /opt/venv/bin/python install --require-hashes \
+            --index-url "${TORCH_INDEX_URL}" -r torch-cpu.txt; \
+    else \
+        /tools/bin/pip --python /opt/venv/bin/python install --require-hashes -r torch-cpu.txt \
+        || /tools/bin/pip --python /opt/venv/bin/python install --require-hashes -r torch.txt; \
+    fi \
     && /tools/bin/pip --python /opt/venv/bin/python install --require-hashes -r serve.txt \
     && if ! /tools/bin/pip --python /opt/venv/bin/python check; then \
         /tools/bin/pip --python /opt/venv/bin/python install --require-hashes -r gpu.txt \

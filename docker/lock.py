@@ -7,7 +7,8 @@ Needs ``uv`` (``pip install uv``), which resolves for all processors and Python 
 same locks serve x86-64 and arm64. One file for each thing that an image may have:
 
     serve.txt      what serving needs, without torch
-    torch.txt      torch alone; wheels for CPUs only are in an index of their own, with other hashes
+    torch.txt      torch alone, as the ordinary index has it
+    torch-cpu.txt  the same version for CPUs only, which is in an index of its own
     gpu.txt        what a torch that was built for GPUs wants beside it
     build.txt      what builds the project's wheel
     embedder.txt   the offline embedding model that ``make run`` uses
@@ -81,13 +82,14 @@ def write(name: str, pins: Pins) -> None:
     sys.stdout.write(f"{name}.txt: {len(pins)} packages\n")
 
 
-def with_cpu_wheels(torch: str) -> str:
-    """Add the hashes of torch's wheels for CPUs only."""
+def for_cpus(torch: str) -> str:
+    """Torch's wheels for CPUs only, of the same version."""
     found = re.match(r"torch==([0-9.]+)", torch)
     known = CPU_TORCH.get(found[1]) if found else None
     if known is None:
         raise SystemExit(f"lock: CPU_TORCH: expected hashes for {torch.splitlines()[0]}")
-    return torch + "".join(f" \\\n    --hash=sha256:{one}" for one in known)
+    assert found is not None
+    return f"torch=={found[1]}+cpu" + "".join(f" \\\n    --hash=sha256:{one}" for one in known)
 
 
 def embedder() -> str:
@@ -105,14 +107,16 @@ def main(*, keep: bool) -> None:
     old: Pins = {}
     if keep:
         for path in LOCKS.glob("*.txt"):
-            old |= parse(path.read_text())
+            if path.stem != "torch-cpu":
+                old |= parse(path.read_text())
     all_extras = [one for extra in EXTRAS for one in extras[extra]]
     everything = compile_pins([*required, *all_extras], old)
     serve = compile_pins(required, everything)
-    torch = {"torch": with_cpu_wheels(serve.pop("torch"))}
+    torch = {"torch": serve.pop("torch")}
     gpu = {name: serve.pop(name) for name in list(serve) if GPU.match(name)}
     write("serve", serve)
     write("torch", torch)
+    write("torch-cpu", {"torch": for_cpus(torch["torch"])})
     write("gpu", gpu)
     for extra in EXTRAS:
         added = compile_pins([*required, *extras[extra]], everything)
