@@ -26,7 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "docker" / "locks"
-EXTRAS = ("training", "text", "otel", "docs")
+NOT_IN_IMAGES = "dev"
 PYTHON = "3.11"
 GPU = re.compile(r"(?:nvidia|cuda|triton)(?:-|$)")
 CPU_TORCH = {
@@ -109,7 +109,8 @@ def main(*, keep: bool) -> None:
         for path in LOCKS.glob("*.txt"):
             if path.stem != "torch-cpu":
                 old |= parse(path.read_text())
-    all_extras = [one for extra in EXTRAS for one in extras[extra]]
+    del extras[NOT_IN_IMAGES]
+    all_extras = [one for extra in extras.values() for one in extra]
     everything = compile_pins([*required, *all_extras], old)
     serve = compile_pins(required, everything)
     torch = {"torch": serve.pop("torch")}
@@ -118,8 +119,8 @@ def main(*, keep: bool) -> None:
     write("torch", torch)
     write("torch-cpu", {"torch": for_cpus(torch["torch"])})
     write("gpu", gpu)
-    for extra in EXTRAS:
-        added = compile_pins([*required, *extras[extra]], everything)
+    for extra, wanted in extras.items():
+        added = compile_pins([*required, *wanted], everything)
         write(
             extra, {one: added[one] for one in added.keys() - serve.keys() - gpu.keys() - {"torch"}}
         )

@@ -47,7 +47,7 @@ def test_every_version_has_hashes_and_nothing_else(name: str) -> None:
 
 
 @pytest.mark.parametrize("processor", PROCESSORS)
-@pytest.mark.parametrize("extra", ["", "training", "text", "otel", "docs"])
+@pytest.mark.parametrize("extra", ["", *(extra for extra in EXTRAS if extra != "dev")])
 def test_what_is_required_is_locked(extra: str, processor: str) -> None:
     locked = pins("serve", processor) | pins("torch", processor)
     required = PROJECT["project"]["dependencies"]
