@@ -107,10 +107,12 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
 ENTRYPOINT ["python", "-m", "service"]
 CMD ["serve"]
 
-FROM runtime AS full
+FROM runtime AS unlabelled
 COPY --from=full-dependencies /opt/venv /opt/venv
 COPY checkpoints/p8-minilm-l6-v2 /opt/checkpoint
 COPY --from=full-project /full/opt/venv /opt/venv
+
+FROM unlabelled AS full
 ARG VERSION=dev
 ARG REVISION=unknown
 ARG CREATED=1970-01-01T00:00:00Z
@@ -120,8 +122,9 @@ LABEL org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.created="${CREATED}" \
       org.opencontainers.image.source="${SOURCE}"
 
-# The language reference that the base image's Python carries, embedded, as one archive.
-FROM full AS embedded
+# The language reference that the base image's Python carries, embedded, as one archive. Not made
+# anew for another revision's labels.
+FROM unlabelled AS embedded
 RUN python -m training prepare --demo --topics --name demo --out prepared \
     && python -m training embed prepared \
     && python -m service index prepared --data store \
