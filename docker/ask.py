@@ -2,6 +2,7 @@
 
     python3 docker/ask.py URL DATA CKPT
     python3 docker/ask.py --wait URL      only waits until it is ready
+    python3 docker/ask.py --demo URL      asks about the chunks that a first start brings
 
 Needs nothing but Python. What the answers ought to be comes from the vectors in DATA and from
 version and verdict of CKPT, the checkpoint that should answer; never from the service.
@@ -13,65 +14,17 @@ import math
 import sqlite3
 import struct
 import sys
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
-from typing import Any
 
-READY_WITHIN_S = 60.0
-TIMEOUT_S = 30.0
+from wire import Service, check
+
 WINDOW = 3
 TOP_K = 10
 MOST_CANDIDATES = 200
 CLOSE = 1e-4
 
 Vector = tuple[float, ...]
-
-
-class Service:
-    """The service under test."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-    def call(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-        """GET, or POST if there is a body; status and decoded answer."""
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self._url + path, data, headers)
-        try:
-            with self._opener.open(request, timeout=TIMEOUT_S) as response:
-                return response.status, json.load(response)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-
-    def ok(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Answer of a request that must succeed."""
-        status, answer = self.call(path, body)
-        check(status == 200, f"{path} answered {status}: {answer}")
-        return answer
-
-    def wait(self) -> None:
-        """Wait until ranks can be answered."""
-        until = time.monotonic() + READY_WITHIN_S
-        while True:
-            try:
-                status, answer = self.call("/readyz")
-            except OSError as error:
-                status, answer = 0, {"detail": str(error)}
-            if status == 200:
-                return
-            check(time.monotonic() < until, f"not ready in {READY_WITHIN_S:g} s: {answer}")
-            time.sleep(0.02)
-
-
-def check(holds: bool, otherwise: str) -> None:
-    """Stop with a message unless a condition holds."""
-    if not holds:
-        raise SystemExit(f"ask: FAILED: {otherwise}")
 
 
 def longest_document(data: Path) -> dict[str, Vector]:
@@ -175,8 +128,26 @@ def main(url: str, data: Path, checkpoint: Path) -> None:
     sys.stdout.write("".join(f"{name + ':':8}{line}\n" for name, line in said.items()))
 
 
+def check_demo(service: Service) -> str:
+    """What the README asks; the answer that it tells, for the language reference holds still."""
+    service.wait()
+    window = [f"topics/types:{place}" for place in range(3, 8)]
+    answer = service.ok("/v1/rank", {"context_ids": window, "top_k": 3})
+    check(answer["mode"] == "p8", f"expected an answer by p8, got {answer}")
+    ids = [one["id"] for one in answer["results"]]
+    check(len(ids) == 3 and "topics/types:8" in ids, f"expected topics/types:8 among {ids}")
+    forth, back = (
+        service.ok("/v1/order", {"a_id": a, "b_id": b})["p_b_after_a"]
+        for a, b in ((window[0], window[-1]), (window[-1], window[0]))
+    )
+    check(math.isclose(forth + back, 1, abs_tol=CLOSE), f"order: {forth} + {back} is not 1")
+    return f"{window[-1]} -> {ids[0]}, order {forth:.4f}, swapped {back:.4f}"
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--wait"]:
         Service(sys.argv[2]).wait()
+    elif sys.argv[1:2] == ["--demo"]:
+        sys.stdout.write(check_demo(Service(sys.argv[2])) + "\n")
     else:
         main(sys.argv[1], Path(sys.argv[2]).resolve(), Path(sys.argv[3]).resolve())

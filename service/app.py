@@ -87,7 +87,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    service = Service(settings, load_embedder, announce)
+    service = Service(settings, load_embedder, announce, lambda size: metrics.computed(size))
     metrics = Metrics(service.gauges, FallbackReason)
     app.state.guard = Guard.from_settings(settings)
     tracer = open_tracer(settings.otlp_endpoint)

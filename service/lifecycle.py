@@ -46,6 +46,7 @@ class Service:
         settings: All settings.
         load_embedder: Loads an embedding model by name, at the first text.
         announce: Told one line about a checkpoint that cannot serve, and one when ready.
+        computed: Told how many queries each batch held, whichever requests they came with.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Service:
         settings: Settings,
         load_embedder: LoadEmbedder = load_installed,
         announce: Callable[[str], None] = lambda _: None,
+        computed: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.settings = settings
         self._load_embedder = load_embedder
@@ -68,7 +70,12 @@ class Service:
         self._threads = settings.torch_threads or min(torch.get_num_threads(), WIDEST)
         retry = settings.retry_after_s
         self.workers = Workers(
-            settings.workers, settings.queue_limit, retry, compute=rank_all, share=self._share
+            settings.workers,
+            settings.queue_limit,
+            retry,
+            compute=rank_all,
+            share=self._share,
+            computed=computed,
         )
         self.writers = Workers(
             1, settings.write_queue_limit, retry, lambda: _set_threads(1), name="writer"

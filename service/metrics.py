@@ -57,6 +57,7 @@ STAGE_BUCKETS = (
     *(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+COMPUTED_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
 class ModelGauge(NamedTuple):
@@ -158,6 +159,9 @@ class Metrics:
             "stage",
         )
         self._batch = histogram("batch_queries", "Queries or pairs in one request.", BATCH_BUCKETS)
+        self._computed = histogram(
+            "computed_queries", "Queries computed together, in one batch.", COMPUTED_BUCKETS
+        )
         self._answers = counter(
             "answers", "Queries answered, by the mode that answered.", "operation", "mode"
         )
@@ -204,6 +208,10 @@ class Metrics:
     def batch(self, size: int) -> None:
         """Note how many queries or pairs a request holds; 1 for a single one."""
         self._batch.observe(size)
+
+    def computed(self, size: int) -> None:
+        """Note how many queries were computed together, of whichever requests."""
+        self._computed.observe(size)
 
     def problem(self, code: str) -> None:
         """Count a problem answered, and the rejection if it is one."""

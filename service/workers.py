@@ -74,6 +74,7 @@ class Workers:
             waits for its slowest part at every step, for other threads as well if there are more
             than cores, and each wide thread keeps helpers of its own, which get in each other's
             way.
+        computed: Told how many parts each batch holds, once it has been computed.
     """
 
     def __init__(
@@ -85,12 +86,14 @@ class Workers:
         name: str = "worker",
         compute: Compute = lambda parts: parts,
         share: Callable[[int], None] = lambda threads: None,
+        computed: Callable[[int], None] = lambda parts: None,
     ) -> None:
         self._limit = threads + queue_limit
         self._retry_after_s = retry_after_s
         self._prepare = prepare
         self._compute = compute
         self._share = share
+        self._computed = computed
         self._queue: deque[_Job] = deque()
         self._lock = threading.Lock()
         self._came = [threading.Condition(self._lock) for _ in range(threads)]
@@ -272,6 +275,8 @@ class Workers:
         finally:
             with self._lock:
                 self._computing -= 1
+        if parts:
+            self._computed(len(parts))
         for job, outcome in zip(owners, outcomes, strict=True):
             job.outcomes.append(outcome)
         for job in [job for job in active if not job.left]:

@@ -32,21 +32,26 @@ class DemoError(ValueError):
 
 
 def demo_documents(
-    packages: Sequence[str] = (), chunking: ChunkingConfig | None = None
+    packages: Sequence[str] = (),
+    chunking: ChunkingConfig | None = None,
+    *,
+    topics_alone: bool = False,
 ) -> Iterator[RawDocument]:
     """Read the demo corpus; the same installation always gives the same documents.
 
     Args:
         packages: Installed packages whose docstrings to add, such as ``numpy``.
         chunking: Sizes of chunks; the defaults if None.
+        topics_alone: Read the language reference, and no docstrings of the standard library.
 
     Raises:
         DemoError: If a package is not installed as Python files.
     """
     added = [package_documents(package, chunking) for package in packages]
     yield from _long_enough(_topics(chunking))
-    stdlib = Path(sysconfig.get_paths()["stdlib"])
-    yield from _long_enough(_modules(stdlib, "stdlib", "PSF-2.0", "", chunking))
+    if not topics_alone:
+        stdlib = Path(sysconfig.get_paths()["stdlib"])
+        yield from _long_enough(_modules(stdlib, "stdlib", "PSF-2.0", "", chunking))
     for documents in added:
         yield from documents
 

@@ -61,6 +61,7 @@ def test_what_can_be_known_is_there_before_the_first_request() -> None:
             for queue in ("compute", "writes")
         ),
         *("nextchunk_batch_queries_count", "nextchunk_chunks_written_total"),
+        "nextchunk_computed_queries_count",
         *("nextchunk_chunks_deleted_total", "nextchunk_chunks", "nextchunk_ready"),
     ]
     assert {name: found.get(name) for name in expected} == dict.fromkeys(expected, 0.0)
@@ -130,6 +131,7 @@ def test_what_the_end_cuts_off_is_counted_as_cancelled() -> None:
 def test_answers_batches_and_writes_are_counted() -> None:
     metrics, other = Metrics(fallback_reasons=REASONS), Metrics()
     metrics.batch(3)
+    metrics.computed(5)
     for _ in range(2):
         metrics.answer("rank", "p8", None)
     metrics.answer("rank", "retrieval", "deadline")
@@ -143,6 +145,8 @@ def test_answers_batches_and_writes_are_counted() -> None:
     assert found["nextchunk_fallbacks_total{reason=no_checkpoint}"] == 0
     assert found["nextchunk_batch_queries_bucket{le=2.0}"] == 0
     assert found["nextchunk_batch_queries_bucket{le=4.0}"] == 1
+    assert found["nextchunk_computed_queries_bucket{le=4.0}"] == 0
+    assert found["nextchunk_computed_queries_bucket{le=6.0}"] == 1
     assert found["nextchunk_chunks_written_total"] == 40
     assert found["nextchunk_chunks_deleted_total"] == 2
     assert found["nextchunk_rejected_total{reason=deadline}"] == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.__main__ import main
+from service.__main__ import as_first_process, main
 from service.client import Client
 
 from .conftest import Live
@@ -113,3 +113,27 @@ def test_the_client_speaks_every_endpoint(service: Live) -> None:
 def test_settings_out_of_range_stop_the_start(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--data", "x", "--port", "-1"]) == 2
     assert "--port (NEXTCHUNK_PORT)" in capsys.readouterr().err
+
+
+def test_the_first_process_of_a_container_ends_when_told_to_and_leaves_no_zombies() -> None:
+    code = (
+        "import os, signal, time\n"
+        "from service.__main__ import as_first_process\n"
+        "as_first_process(os.getpid())\n"
+        "if os.fork() == 0:\n"
+        "    os._exit(0)\n"
+        "try:\n"
+        "    os.wait()\n"
+        "except ChildProcessError:\n"
+        "    print('reaped', flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "time.sleep(30)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert (told.stdout, told.returncode) == ("reaped\n", 128 + signal.SIGTERM), told.stderr
+
+
+def test_any_other_process_keeps_its_signals() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGCHLD)]
+    as_first_process(0)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGCHLD)] == before

@@ -68,6 +68,29 @@ def test_what_comes_meanwhile_is_computed_together() -> None:
     _with(8, test)
 
 
+def test_the_size_of_each_batch_is_told() -> None:
+    sizes: list[int] = []
+    gate = Gate()
+
+    async def test() -> None:
+        first = _asked(workers, "a")
+        await gate.wait()
+        others = [_asked(workers, name) for name in "bcd"]
+        await asyncio.sleep(0)
+        gate.go_on.release()
+        gate.go_on.release()
+        await asyncio.gather(first, *others, _asked(workers))
+
+    workers = Workers(1, 8, 7, compute=gate, computed=sizes.append)
+    try:
+        asyncio.run(test())
+    finally:
+        for _ in range(100):
+            gate.go_on.release()
+        workers.close()
+    assert sizes == [len(batch) for batch in gate.batches if batch] == [1, 3]
+
+
 def test_a_large_question_gives_way_to_small_ones() -> None:
     async def test(workers: Workers, gate: Gate) -> None:
         hold = _asked(workers, "hold")

@@ -37,6 +37,12 @@ def test_same_every_time(corpus: list[RawDocument]):
     assert list(islice(demo_documents(), 80)) == corpus[:80]
 
 
+def test_topics_alone(corpus: list[RawDocument]):
+    topics = [document for document in corpus if document.source == "python-topics"]
+    assert list(demo_documents(topics_alone=True)) == topics
+    assert len(topics) > 20
+
+
 def test_package():
     documents = list(package_documents("httpx"))
     assert "httpx/httpx._client" in [document.doc_id for document in documents]

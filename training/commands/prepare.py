@@ -52,6 +52,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="with --demo, add the docstrings of these installed packages, such as numpy torch "
         "(default: none)",
     )
+    parser.add_argument(
+        "--topics",
+        action="store_true",
+        help="with --demo, take the language reference alone, a thousand chunks (default: off)",
+    )
     parser.add_argument("--name", help="name of the data (default: the name of --out)")
     parser.add_argument(
         "--min-words",
@@ -83,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         "inputs": [path.name or str(path) for path in arguments.inputs],
         "demo": arguments.demo,
         "packages": list(arguments.packages),
+        "topics": arguments.topics,
         "min_words": chunking.min_words,
         "max_words": chunking.max_words,
     }
@@ -104,6 +110,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise PrepareError("INPUT: expected at least one file or folder, or --demo, got none")
     if arguments.packages and not arguments.demo:
         raise PrepareError("--packages: expected --demo beside it, got --packages alone")
+    if arguments.topics and not arguments.demo:
+        raise PrepareError("--topics: expected --demo beside it, got --topics alone")
 
 
 def _documents(
@@ -115,4 +123,4 @@ def _documents(
     if arguments.demo:
         from training.demo import demo_documents
 
-        yield from demo_documents(packages=arguments.packages, chunking=chunking)
+        yield from demo_documents(arguments.packages, chunking, topics_alone=arguments.topics)
