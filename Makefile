@@ -68,7 +68,7 @@ help:  ## Show this list
 # A virtual environment with everything; remade when the dependencies change.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[training,text,otel,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[training,text,otel,docs,milvus,dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(EMBEDDER)
 	@touch $@
 
