@@ -14,18 +14,21 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from models.index import VectorIndex
+from service import survey
 from service.errors import StorageFullError
+from service.filters import ChunkFilter
 from service.loaded import Loaded, compacted, fill, load_model
 from service.modes import DEFAULT_MODEL, ModelState
 from service.slots import Slots
 from service.snapshot import Snapshots
 from service.store import ChunkRow, IdempotencyKey, Kind, Store, StoreInfo, Written
 from service.vectorfiles import VectorFiles
-from service.view import Space, View
+from service.view import AnyView, Served, Space, View
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +102,11 @@ class Collection:
         self.view = self._view()
 
     @property
+    def latest(self) -> View:
+        """The view: a write is in it before it is acknowledged."""
+        return self.view
+
+    @property
     def building(self) -> bool:
         """Whether indexes are being built."""
         return self._building.locked()
@@ -155,6 +163,40 @@ class Collection:
                     self._publish(written.version)
         self.changed.set()
         return written
+
+    def ids_matching(self, given: ChunkFilter) -> list[str]:
+        """The ids of all chunks that pass a filter."""
+        view = self.view
+        return [view.slots.ids[slot] for slot in np.flatnonzero(view.alive & view.matching(given))]
+
+    def contents(self, view: AnyView, slots: set[int]) -> dict[int, tuple[str, dict[str, Any]]]:
+        """Read texts and metadata by slot of a view; chunks that were deleted are left out."""
+        rows = view.slots.rows.array
+        found = self.store.contents({int(rows[slot]): view.slots.ids[slot] for slot in slots})
+        return {slot: found[row] for slot in slots if (row := int(rows[slot])) in found}
+
+    def documents(self, limit: int, offset: int) -> dict[str, Any]:
+        """List a page of the documents, in the order in which they came."""
+        return survey.documents(self, limit, offset)
+
+    def store_status(self) -> dict[str, Any]:
+        """Count what can be found."""
+        return survey.store_status(self.view)
+
+    def stats(self) -> dict[str, Any]:
+        """Count what is stored, searched and indexed."""
+        return survey.stats(self)
+
+    def indexes(self, served: Served) -> dict[str, dict[str, Any]]:
+        """Describe the index of each space that a model uses."""
+        return survey.indexes(self.view, served)
+
+    def check(self) -> None:
+        """Tell that it can answer: all that is asked is in memory."""
+
+    def gauges(self) -> dict[str, Any]:
+        """Say what metrics show of it."""
+        return survey.gauges(self)
 
     def prepare_model(self, name: str, state: ModelState, *, rerank: bool) -> Loaded:
         """Make a model ready for the chunks that there are, with an index of its own."""

@@ -219,7 +219,7 @@ class Columns:
         if slot < self._next:
             raise ValueError(f"expected a slot of {self._next} or more, got {slot}")
         self._next = slot + 1
-        for key, kind, value in _values(metadata):
+        for key, kind, value in values_of(metadata):
             self._entries(key, kind).append(slot, value)
 
     def extend(self, slots: Slots, documents: Sequence[str]) -> None:
@@ -243,7 +243,7 @@ class Columns:
             if parts is None:
                 parts = known[document] = [
                     (*columns.setdefault((key, kind), ([], [])), value)
-                    for key, kind, value in _values(orjson.loads(document))
+                    for key, kind, value in values_of(orjson.loads(document))
                 ]
             for slots_E, values_E, value in parts:
                 slots_E.append(slot)
@@ -289,7 +289,7 @@ class Columns:
         return entries
 
 
-def _values(metadata: Mapping[str, Any]) -> Iterator[tuple[str, type, Any]]:
+def values_of(metadata: Mapping[str, Any]) -> Iterator[tuple[str, type, Any]]:
     """Walk the values of an object: dotted key, kind, and value."""
     # A list, not recursion: objects may be nested deeper than Python's stack is high.
     nested = [("", metadata)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.index import Rows
-from models.scoring import Bools, Floats
+from models.scoring import Floats
 from service.errors import (
     BatchTooLargeError,
     ContextLengthError,
@@ -21,12 +21,11 @@ from service.errors import (
     TextTooLongError,
     UnknownIdError,
 )
-from service.filters import ChunkFilter, matching_slots
 from service.retrieval import Scope
 from service.schemas import Candidate, ContextBody, OrderPair, Place, RankQuery, SequenceQuery
 from service.settings import Settings
 from service.vectors import decode_vector, decode_vectors
-from service.view import View
+from service.view import AnyView
 
 Embed = Callable[[list[str], int], Floats]
 """Turns texts into unit vectors (n, D) of a dimension that is named."""
@@ -71,7 +70,7 @@ class Decoder:
         embed: Turns texts into vectors.
     """
 
-    def __init__(self, view: View, *, window: int, settings: Settings, embed: Embed) -> None:
+    def __init__(self, view: AnyView, *, window: int, settings: Settings, embed: Embed) -> None:
         if not view.dimension:
             raise NotReadyError(
                 "there are no chunks yet, and nothing has told their dimension; "
@@ -79,7 +78,6 @@ class Decoder:
                 reason="empty",
             )
         self._view = view
-        self._raw_ND = view.raw.vectors
         self._window = window
         self._settings = settings
         self._embed = embed
@@ -101,10 +99,10 @@ class Decoder:
             field = f"{prefix}context_ids"
             self._check_length(body.context_ids, field)
             slots = self._slots(body.context_ids, field)
-            return Window(raw_LD=self._raw_ND[slots], slots=slots)
+            return Window(raw_LD=self._raw(slots), slots=slots)
         if body.context_at is not None:
             slots = self._window_at(body.context_at, f"{prefix}context_at")
-            return Window(raw_LD=self._raw_ND[slots], slots=slots)
+            return Window(raw_LD=self._raw(slots), slots=slots)
         if body.context_texts is not None:
             field = f"{prefix}context_texts"
             self._check_length(body.context_texts, field)
@@ -137,10 +135,11 @@ class Decoder:
         slots_K = np.full(len(given), -1, np.int64)
         raw_KD = np.empty((len(given), self._dimension), np.float32)
         posted = [place for place, one in enumerate(given) if one.vector is not None]
-        for place, candidate in enumerate(given):
-            if candidate.vector is None:
-                slots_K[place] = self._slot(candidate.id or "", f"{field}.{place}.id")
-                raw_KD[place] = self._raw_ND[slots_K[place]]
+        stored = [place for place, one in enumerate(given) if one.vector is None]
+        if stored:
+            names = [given[place].id or "" for place in stored]
+            slots_K[stored] = self._find(names, [f"{field}.{place}.id" for place in stored])
+            raw_KD[stored] = self._raw(slots_K[stored])
         raw_KD[posted] = decode_vectors(
             [given[place].vector for place in posted],
             lambda row: f"{field}.{posted[row]}.vector",
@@ -155,27 +154,16 @@ class Decoder:
         """
         excluded = [window.slots]
         if query.exclude_ids:
-            named = [self._view.slot(one) for one in query.exclude_ids]
-            excluded.append(np.array([one for one in named if one is not None], np.int64))
+            excluded.append(self._view.named(query.exclude_ids))
         if query.only_unseen:
             excluded.append(self._seen(window))
-        allowed_N = None if query.filter is None else self.matching(query.filter)
+        allowed_N = None if query.filter is None else self._view.matching(query.filter)
         some = any(map(len, excluded))
         return Scope(
             allowed_N=allowed_N,
             excluded=np.unique(np.concatenate(excluded)) if some else NO_SLOTS,
             max_per_document=query.max_per_document,
-        )
-
-    def matching(self, given: ChunkFilter) -> Bools:
-        """Which slots pass a filter; dead ones may, too."""
-        view = self._view
-        return matching_slots(
-            given,
-            columns=view.slots.columns,
-            positions_N=view.slots.positions.array,
-            slots_of_document=view.slots.of_document,
-            count=view.count,
+            filter=query.filter,
         )
 
     def pair(self, pair: OrderPair, prefix: str = "") -> tuple[Floats, Floats]:
@@ -189,7 +177,7 @@ class Decoder:
         sides = []
         for name, vector, chunk_id in (("a", pair.a, pair.a_id), ("b", pair.b, pair.b_id)):
             if chunk_id is not None:
-                sides.append(self._raw_ND[self._slot(chunk_id, f"{prefix}{name}_id")])
+                sides.append(self._raw(self._find([chunk_id], [f"{prefix}{name}_id"]))[0])
             else:
                 sides.append(decode_vector(vector, f"{prefix}{name}", self._dimension))
         return sides[0], sides[1]
@@ -212,10 +200,10 @@ class Decoder:
                 raise DocumentNotFoundError(f"there is no document {body.document_id!r}")
             self._check_bag(slots, "document_id")
             ids: list[str | None] = [self._view.slots.ids[slot] for slot in slots]
-            return Bag(ids=ids, raw_ND=self._raw_ND[slots])
+            return Bag(ids=ids, raw_ND=self._raw(slots))
         if body.ids is not None:
             self._check_bag(body.ids, "ids")
-            return Bag(ids=[*body.ids], raw_ND=self._raw_ND[self._slots(body.ids, "ids")])
+            return Bag(ids=[*body.ids], raw_ND=self._raw(self._slots(body.ids, "ids")))
         if body.texts is not None:
             self._check_bag(body.texts, "texts")
             raw_ND = self._embedded(body.texts, "texts")
@@ -264,14 +252,18 @@ class Decoder:
 
     def _slots(self, ids: Sequence[str], field: str) -> Rows:
         check_unique(ids, field)
-        slots = [self._slot(chunk_id, f"{field}.{place}") for place, chunk_id in enumerate(ids)]
-        return np.array(slots, np.int64)
+        return self._find(ids, [f"{field}.{place}" for place in range(len(ids))])
 
-    def _slot(self, chunk_id: str, field: str) -> int:
-        slot = self._view.slot(chunk_id)
-        if slot is None:
-            raise UnknownIdError(field, "the id of an indexed chunk", repr(chunk_id))
-        return slot
+    def _find(self, ids: Sequence[str], fields: Sequence[str]) -> Rows:
+        found = self._view.find(ids)
+        for slot, name, field in zip(found, ids, fields, strict=True):
+            if slot is None:
+                raise UnknownIdError(field, "the id of an indexed chunk", repr(name))
+        return np.array(found, np.int64)
+
+    def _raw(self, slots: Rows) -> Floats:
+        """Raw vectors of slots, which the view may have learned of a moment ago."""
+        return self._view.raw.vectors[slots]
 
 
 def check_unique(ids: Sequence[str], field: str) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 
 from models.scoring import Floats, Method
 from service.modes import Choice, ModelState
-from service.view import Served, View
+from service.view import AnyView, Served
 
-Contents = Callable[[Mapping[int, str]], dict[int, tuple[str, dict[str, Any]]]]
-"""Reads texts and metadata by row, given the ids; chunks that were deleted are left out."""
+Contents = Callable[[AnyView, set[int]], dict[int, tuple[str, dict[str, Any]]]]
+"""Reads texts and metadata by slot of a view; chunks that were deleted are left out."""
 
 
 class Hit(NamedTuple):
@@ -37,10 +37,10 @@ class Encoder:
     Args:
         view: What was searched.
         served: What scored.
-        contents: Reads texts and metadata by row of the store; None leaves them out.
+        contents: Reads texts and metadata; None leaves them out.
     """
 
-    def __init__(self, view: View, served: Served, contents: Contents | None) -> None:
+    def __init__(self, view: AnyView, served: Served, contents: Contents | None) -> None:
         self._view = view
         self._state = served.state
         self._name = served.name
@@ -78,14 +78,11 @@ class Encoder:
             answer["explain"] = {"method": method, "results": self._results(near, contents)}
         return answer
 
-    def _read(self, slots: set[int]) -> dict[int, tuple[str | None, dict[str, Any] | None]]:
+    def _read(self, slots: set[int]) -> Mapping[int, tuple[str | None, dict[str, Any] | None]]:
         """Texts and metadata by slot; of chunks that are gone from the store there are none."""
         if self._contents is None:
             return dict.fromkeys(slots, (None, None))
-        rows = self._view.slots.rows.array
-        ids = {int(rows[slot]): self._view.slots.ids[slot] for slot in slots}
-        found = self._contents(ids)
-        return {slot: found[row] for slot in slots if (row := int(rows[slot])) in found}
+        return self._contents(self._view, slots)
 
     def model(self, method: Method) -> dict[str, Any]:
         """Say what scored an answer."""
@@ -104,7 +101,7 @@ class Encoder:
         }
 
     def _results(
-        self, hits: list[Hit], contents: dict[int, tuple[str | None, dict[str, Any] | None]]
+        self, hits: list[Hit], contents: Mapping[int, tuple[str | None, dict[str, Any] | None]]
     ) -> list[dict[str, Any]]:
         slots = self._view.slots
         results = []

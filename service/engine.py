@@ -14,7 +14,7 @@ import numpy as np
 
 from models.restore import restore
 from models.scoring import Method
-from service.collection import Collection
+from service.backend import Backend
 from service.decode import Decoder, Embed, Window
 from service.encode import Contents, Encoder
 from service.errors import BatchTooLargeError, TopKTooLargeError
@@ -32,7 +32,7 @@ from service.schemas import (
 )
 from service.settings import Settings
 from service.timing import Deadline, Stages
-from service.view import Served, View
+from service.view import AnyView, Served
 
 NO_SCOPE = Scope(allowed_N=None, excluded=np.empty(0, np.int64))
 
@@ -81,7 +81,7 @@ class Engine:
         embed: Turns texts into unit vectors.
     """
 
-    def __init__(self, collection: Collection, settings: Settings, embed: Embed) -> None:
+    def __init__(self, collection: Backend, settings: Settings, embed: Embed) -> None:
         self.collection = collection
         self._settings = settings
         self._embed = embed
@@ -193,7 +193,7 @@ class Engine:
         with stages.stage("sequence"):
             found = restore(served.scorer, bag.raw_ND)
         return {
-            "model": Encoder(view, served, self.collection.store.contents).model(Method.P8),
+            "model": Encoder(view, served, self.collection.contents).model(Method.P8),
             "confidence": found.confidence,
             "order": [
                 {
@@ -208,7 +208,7 @@ class Engine:
             "duplicates": [[int(one), int(other)] for one, other in found.duplicates],
         }
 
-    def warm_up(self, view: View | None = None) -> None:
+    def warm_up(self, view: AnyView | None = None) -> None:
         """Run one query of every kind, so that the first caller does not pay for lazy set-up."""
         view = view or self.collection.view
         if not view.dimension:
@@ -231,7 +231,7 @@ class Engine:
                     raise outcome
 
     def _decode(
-        self, view: View, query: RankQuery, prefix: str, own: Stages, deadline: Deadline
+        self, view: AnyView, query: RankQuery, prefix: str, own: Stages, deadline: Deadline
     ) -> Task:
         served = view.served(query.model, f"{prefix}model")
         limit = self._settings.top_k_limit
@@ -258,13 +258,13 @@ class Engine:
             stages=own,
         )
 
-    def _decoder(self, view: View, served: Served) -> Decoder:
+    def _decoder(self, view: AnyView, served: Served) -> Decoder:
         return Decoder(
             view, window=served.scorer.window, settings=self._settings, embed=self._embed
         )
 
     def _order_one(
-        self, view: View, pair: OrderPair, prefix: str, stages: Stages, deadline: Deadline
+        self, view: AnyView, pair: OrderPair, prefix: str, stages: Stages, deadline: Deadline
     ) -> dict[str, Any]:
         deadline.check()
         served = view.served(pair.model, f"{prefix}model")
@@ -279,7 +279,7 @@ class Engine:
 
     @property
     def _contents(self) -> Contents:
-        return self.collection.store.contents
+        return self.collection.contents
 
     def _check_batch(self, items: Sequence[object], field: str) -> None:
         limit = self._settings.batch_limit

@@ -31,6 +31,7 @@ Each class owns its HTTP status and a stable ``code``; the client raises the sam
     │   └── UnsupportedMediaTypeError     415 unsupported_media_type
     └── UnavailableError                  503 unavailable
         ├── NotReadyError                 503 not_ready
+        ├── IndexUnavailableError         503 index_unavailable
         ├── UnreachableError              503 unreachable (raised by the client alone)
         ├── ModelUnavailableError         409 model_unavailable
         │   └── OrderUnavailableError     409 order_unavailable
@@ -325,6 +326,13 @@ class NotReadyError(UnavailableError):
 
     code = "not_ready"
     title = "Not ready"
+
+
+class IndexUnavailableError(UnavailableError):
+    """The index is kept elsewhere, and does not answer."""
+
+    code = "index_unavailable"
+    title = "Index unavailable"
 
 
 class UnreachableError(UnavailableError):

@@ -10,31 +10,36 @@ import logging
 import shlex
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import faiss
 import torch
 
 from models.packed import has_bfloat16
-from service.builder import Builder
-from service.collection import Collection
+from service.backend import Backend, Opened
 from service.embedding import LazyEmbedder, LoadEmbedder, load_installed
 from service.engine import Engine
-from service.errors import CheckpointRejectedError, NotReadyError, UnknownModelError
+from service.errors import (
+    CheckpointRejectedError,
+    IndexUnavailableError,
+    NotReadyError,
+    UnknownModelError,
+)
 from service.metrics import Gauges, ModelGauge
 from service.modes import DEFAULT_MODEL, ModelState, load_state
-from service.opening import Opened, checkpoints_of, open_collection
+from service.opening import checkpoints_of, open_collection
 from service.ranking import rank_all
 from service.settings import Settings
 from service.store import StoreError
-from service.view import View
 from service.workers import Workers
 from service.write import Writer
 
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 10.0
+EXAMPLES = 100
+"""Documents among which one is looked for that is long enough for an example."""
 WIDEST = 4
 """Most threads that compute where the settings do not say: a window is too small for more."""
 
@@ -62,10 +67,10 @@ class Service:
         self._engine: Engine | None = None
         self._writer: Writer | None = None
         self._opened: Opened | None = None
-        self._builder: Builder | None = None
         self._checkpoints = checkpoints_of(settings)
         self._reloading = threading.Lock()
         self._reason = "loading"
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._load, name="load", daemon=True)
         self._threads = settings.torch_threads or min(torch.get_num_threads(), WIDEST)
         retry = settings.retry_after_s
@@ -109,11 +114,10 @@ class Service:
 
     def stop(self) -> None:
         """Finish running jobs and close the store."""
+        self._stopping.set()
         self._thread.join(STOP_TIMEOUT_S)
         self.workers.close()
         self.writers.close()
-        if self._builder is not None:
-            self._builder.stop()
         if self._opened is not None:
             self._opened.close()
 
@@ -170,25 +174,15 @@ class Service:
         if self._engine is None:
             return None
         collection = self._engine.collection
-        view = collection.view
-        indexed = min(space.indexed for space in view.spaces)
+        models = collection.view.models.items()
         return Gauges(
-            chunks=view.living,
-            documents=len(view.slots.alive_in),
-            dead_slots=view.dead,
-            fresh_slots=view.count - indexed,
-            indexed_slots=indexed,
-            store_version=view.version,
-            indexed_version=collection.indexed_version,
-            seconds_since_build=time.time() - collection.built_at_s,
-            building=collection.building,
-            store_bytes=collection.store.size_bytes(),
+            **collection.gauges(),
             queue_waiting=self.workers.waiting,
             queue_limit=self.settings.queue_limit,
             writes_waiting=self.writers.waiting,
             writes_limit=self.settings.write_queue_limit,
             ready=True,
-            models=tuple(_model_gauge(name, one.state) for name, one in view.models.items()),
+            models=tuple(_model_gauge(name, one.state) for name, one in models),
         )
 
     def _share(self, computing: int) -> None:
@@ -198,7 +192,7 @@ class Service:
     def _load(self) -> None:
         _set_threads(self._threads)
         try:
-            engine = self._build()
+            engine = self._built()
         except StoreError as error:
             self._reason = str(error).replace(f"{self.settings.data}/", "")
             log.error("not ready: %s", self._reason)
@@ -212,16 +206,31 @@ class Service:
             gc.collect()
             gc.freeze()
             self._engine = engine
-            self._announce(_ready_line(engine.collection.view))
-            if self.settings.port and engine.collection.view.count:
-                self._announce(_example_line(engine.collection.view, self.settings))
+            for line in _ready_lines(engine.collection, self.settings):
+                self._announce(line)
+
+    def _built(self) -> Engine:
+        """Build the engine, again and again while what holds the chunks is away."""
+        while True:
+            try:
+                return self._build()
+            except IndexUnavailableError as error:
+                if self._opened is not None:
+                    self._opened.close()
+                    self._opened = None
+                if self._reason != error.detail:
+                    self._reason = error.detail
+                    log.warning("not ready yet: %s", error)
+                    self._announce(f"not ready yet: {error}")
+                if self._stopping.wait(self.settings.retry_after_s):
+                    raise
 
     def _build(self) -> Engine:
         settings = self.settings
         if settings.dtype == "bfloat16" and not has_bfloat16():
             log.warning("this processor has no bfloat16 of its own; float32 is likely quicker")
-        self._opened = open_collection(settings)
-        collection: Collection = self._opened.collection
+        self._opened = self._open()
+        collection = self._opened.collection
         for name, served in collection.view.models.items():
             _report(name, served.state, self._announce)
         name = settings.embedder or collection.view.embedding_model
@@ -229,9 +238,15 @@ class Service:
         engine = Engine(collection, settings, embed)
         engine.warm_up()
         self._writer = Writer(collection, settings, embed)
-        self._builder = Builder(collection)
-        self._builder.start()
+        self._opened.start()
         return engine
+
+    def _open(self) -> Opened:
+        if not self.settings.index_url:
+            return open_collection(self.settings)
+        from service.milvus.opening import open_milvus  # an extra
+
+        return open_milvus(self.settings)
 
     def _not_ready(self) -> NotReadyError:
         return NotReadyError(
@@ -263,20 +278,23 @@ def _report(name: str, state: ModelState, announce: Callable[[str], None]) -> No
     announce(f"{which}answering by retrieval ({state.reason}): {state.detail}")
 
 
-def _ready_line(view: View) -> str:
+def _ready_lines(collection: Backend, settings: Settings) -> Iterator[str]:
+    view, store = collection.view, collection.store_status()
     state = view.models[DEFAULT_MODEL].state
     mode = "p8" if state.reason is None else f"retrieval by {state.retrieval}"
-    return f"ready: {view.living} chunks, {len(view.slots.alive_in)} documents, mode {mode}"
+    yield f"ready: {store['chunks']} chunks, {store['documents']} documents, mode {mode}"
+    if settings.port and store["chunks"]:
+        yield _example_line(collection, settings)
 
 
-def _example_line(view: View, settings: Settings) -> str:
+def _example_line(collection: Backend, settings: Settings) -> str:
     """A question to paste: what follows the first chunks of the first document long enough."""
+    view = collection.view
     window = view.models[DEFAULT_MODEL].scorer.window
-    documents = (view.document(one) for one in list(view.slots.alive_in))
-    slots = next((slots for slots in documents if len(slots) > window), None)
-    if slots is None:
-        slots = view.document(next(iter(view.slots.alive_in)))
-    body = json.dumps({"context_ids": [view.slots.ids[slot] for slot in slots[:window]]})
+    documents = collection.documents(EXAMPLES, 0)["documents"]
+    chosen = next((one for one in documents if one["chunks"] > window), documents[0])
+    slots = view.document(chosen["id"])[:window]
+    body = json.dumps({"context_ids": [view.slots.ids[slot] for slot in slots]})
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     scheme = "http" if settings.tls_certificate is None else "https"
     return (

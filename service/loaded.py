@@ -14,7 +14,7 @@ from models.scoring import Scorer
 from service.mapped import Growing
 from service.modes import ModelState
 from service.slots import Slots
-from service.snapshot import LEARNED, Snapshots
+from service.snapshot import Snapshots
 from service.store import Store, StoreError
 from service.vectorfiles import Projection, VectorFiles
 from service.view import Served, Space, View
@@ -90,7 +90,7 @@ def load_model(
 ) -> Loaded:
     """Make a model ready for all slots, without an index."""
     loaded = make_model(name, state, slots, rerank=rerank)
-    if _is_learned(state):
+    if state.learned:
         loaded.projected = files.new_learned(name, state, slots)
         loaded.catch_up()
     return loaded
@@ -161,7 +161,7 @@ def load_learned(
     rerank: bool,
 ) -> Loaded:
     """Make a model ready for all slots, with what is kept of it where that can be used."""
-    if not _is_learned(state) or not slots.count:
+    if not state.learned or not slots.count:
         return load_model(name, state, slots, files, rerank=rerank)
     loaded = make_model(name, state, slots, rerank=rerank)
     loaded.projected = files.open_learned(name, state, slots, loaded.plain)
@@ -194,7 +194,7 @@ def compacted(old: View, store: Store, files: VectorFiles) -> tuple[Slots, list[
         for name, served in old.models.items()
     ]
     for model in models:
-        if _is_learned(model.state):
+        if model.state.learned:
             model.projected = files.new_learned(model.name, model.state, slots)
     old_rows = old.slots.rows.array[: old.count]
     for heads in store.heads(int(old_rows[-1])):
@@ -204,10 +204,6 @@ def compacted(old: View, store: Store, files: VectorFiles) -> tuple[Slots, list[
             if model.projected is not None:
                 model.projected.extend(old.models[model.name].space.vectors[places])
     return slots, models
-
-
-def _is_learned(state: ModelState) -> bool:
-    return state.usable is not None and state.usable.model.config.space == LEARNED
 
 
 def _of_first(slots: Slots, rows: Rows) -> bool:

@@ -92,6 +92,8 @@ class Gauges:
     seconds_since_build: float = 0.0
     building: bool = False
     store_bytes: int = 0
+    index_available: bool = True
+    """Whether what keeps the chunks answers; always, if that is the data folder."""
     queue_waiting: int = 0
     queue_limit: int = 0
     writes_waiting: int = 0
@@ -113,6 +115,7 @@ PLAIN_GAUGES = (
     ("index_age_seconds", "seconds_since_build", "Seconds since the index was built."),
     ("index_building", "building", "Whether an index is being built: 1 or 0."),
     ("store_bytes", "store_bytes", "Bytes of the store's files."),
+    ("index_available", "index_available", "Whether what keeps the chunks answers: 1 or 0."),
 )
 
 

@@ -63,6 +63,11 @@ class ModelState:
         return self.checkpoint if fits else None
 
     @property
+    def learned(self) -> bool:
+        """Whether the model works in a space of its own."""
+        return self.usable is not None and self.usable.model.config.space == "learned"
+
+    @property
     def status(self) -> str:
         """``ok``, or the reason."""
         return "ok" if self.reason is None else str(self.reason)

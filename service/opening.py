@@ -7,9 +7,9 @@ import contextlib
 import gc
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from service.builder import Builder
 from service.collection import Collection
 from service.folder import DataFolder, FolderInUseError
 from service.loaded import load_learned, load_raw_index, load_slots
@@ -22,17 +22,30 @@ from service.vectorfiles import VectorFiles
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """A collection and what must be closed after it."""
+class OpenedFolder:
+    """A collection and what must be closed after it.
 
-    folder: DataFolder
-    collection: Collection
+    Args:
+        folder: Held for the collection alone.
+        collection: The collection.
+    """
+
+    def __init__(self, folder: DataFolder, collection: Collection) -> None:
+        self.collection = collection
+        self._folder = folder
+        self._builder: Builder | None = None
+
+    def start(self) -> None:
+        """Build indexes in the background when enough has changed."""
+        self._builder = Builder(self.collection)
+        self._builder.start()
 
     def close(self) -> None:
         """Keep the vectors, close the store and let go of the folder."""
+        if self._builder is not None:
+            self._builder.stop()
         self.collection.close()
-        self.folder.close()
+        self._folder.close()
 
 
 def checkpoints_of(settings: Settings) -> dict[str, Path | None]:
@@ -40,7 +53,7 @@ def checkpoints_of(settings: Settings) -> dict[str, Path | None]:
     return {DEFAULT_MODEL: settings.checkpoint, **settings.further_checkpoints}
 
 
-def open_collection(settings: Settings) -> Opened:
+def open_collection(settings: Settings) -> OpenedFolder:
     """Open the data folder, load the checkpoints, and read or project what they need.
 
     Raises:
@@ -60,7 +73,7 @@ def open_collection(settings: Settings) -> Opened:
     except BaseException:
         folder.close()
         raise
-    return Opened(folder=folder, collection=collection)
+    return OpenedFolder(folder, collection)
 
 
 def _collect(store: Store, settings: Settings) -> Collection:

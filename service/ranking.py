@@ -20,11 +20,11 @@ from models.ranking import RERANK_DEPTH, rank_rows
 from models.scoring import Floats, Method, Queries, Scorer
 from service.decode import Candidates, Window
 from service.encode import Hit
-from service.errors import DeadlineError, ServiceError
+from service.errors import DeadlineError, ServiceError, UnavailableError
 from service.modes import Choice, Mode, choose, out_of_time
-from service.retrieval import Scope, retrieve_many
+from service.retrieval import Scope
 from service.timing import Deadline, GoneError, Stages
-from service.view import Served, View
+from service.view import AnyView, Served
 
 PAIRS_AT_ONCE = 1 << 18
 """Pairs of candidates re-ranked together, as many as one set of 512 has: it bounds the memory."""
@@ -34,7 +34,7 @@ PAIRS_AT_ONCE = 1 << 18
 class Task:
     """One decoded query."""
 
-    view: View
+    view: AnyView
     served: Served
     scorer: Scorer
     """With the re-ranker, or without."""
@@ -77,6 +77,7 @@ class _Run:
     queries: Queries | None = None
     slots: Rows | None = None
     hits: list[Hit] = field(default_factory=list)
+    failed: ServiceError | None = None
 
     @property
     def patient(self) -> bool:
@@ -88,13 +89,14 @@ class _Run:
 def rank_all(tasks: Sequence[Task]) -> list[Outcome]:
     """Rank each query; one that fails is answered by its error, and the others go on."""
     outcomes: list[Outcome | _Run] = [_begin(task) for task in tasks]
-    outcomes = [_in_time(one) for one in outcomes]
-    _search(outcomes)
-    outcomes = [_in_time(one) for one in outcomes]
-    _search(outcomes)
+    for _ in range(2):  # again for those that were late and are hurried now
+        outcomes = [_in_time(one) for one in outcomes]
+        outcomes = _search(outcomes)
     _rank(outcomes)
     near = _explained(outcomes)
-    return [_ranked(one, near) if isinstance(one, _Run) else one for one in outcomes]
+    return [
+        _ranked(one, near.get(id(one.task))) if isinstance(one, _Run) else one for one in outcomes
+    ]
 
 
 def _begin(task: Task) -> "Outcome | _Run":
@@ -121,8 +123,12 @@ def _in_time(one: "Outcome | _Run") -> "Outcome | _Run":
     return DeadlineError(f"no answer in the wanted mode within {deadline.limit_ms:g} ms")
 
 
-def _search(outcomes: "Sequence[Outcome | _Run]") -> None:
-    """Make the queries that are not made yet, and search what they ask for."""
+def _search(outcomes: "Sequence[Outcome | _Run]") -> "list[Outcome | _Run]":
+    """Make the queries that are not made yet, and search what they ask for.
+
+    Returns:
+        The outcomes, with errors for those that could not be searched.
+    """
     runs = [one for one in outcomes if isinstance(one, _Run) and one.queries is None]
     for group in _groups(runs, _of_query):
         with _timed(group, "query"):
@@ -130,19 +136,27 @@ def _search(outcomes: "Sequence[Outcome | _Run]") -> None:
         for row, run in enumerate(group):
             run.queries, run.row = queries, row
     for group in _groups([run for run in runs if run.task.candidates is None], _of_search):
-        task = group[0].task
-        space = task.view.space_for(task.served, group[0].choice.method)
-        with _timed(group, "search"):
-            found = retrieve_many(
-                task.view,
-                space,
-                np.stack([run.queries.vectors_BD[run.row] for run in group if run.queries]),
-                [run.task.scope for run in group],
-                depth=_depth(group[0]),
-                wanted=[run.task.top_k for run in group],
-            )
-        for run, slots in zip(group, found, strict=True):
-            run.slots = slots
+        try:
+            with _timed(group, "search"):
+                _retrieve(group)
+        except UnavailableError as error:
+            for run in group:
+                run.failed = error
+    return [one.failed or one if isinstance(one, _Run) else one for one in outcomes]
+
+
+def _retrieve(group: Sequence[_Run]) -> None:
+    task = group[0].task
+    found = task.view.retrieve(
+        task.served,
+        group[0].choice.method,
+        np.stack([run.queries.vectors_BD[run.row] for run in group if run.queries]),
+        [run.task.scope for run in group],
+        depth=_depth(group[0]),
+        wanted=[run.task.top_k for run in group],
+    )
+    for run, slots in zip(group, found, strict=True):
+        run.slots = slots
 
 
 def _query(group: Sequence[_Run]) -> Queries:
@@ -158,7 +172,7 @@ def _query(group: Sequence[_Run]) -> Queries:
         for line, run in enumerate(group):
             slots = run.task.window.slots
             if len(slots):
-                projected_BLD[line, -len(slots) :] = run.task.served.space.vectors[slots]
+                projected_BLD[line, -len(slots) :] = _learned(run.task)[slots]
     return scorer.query(context_BLD, mask_BL, method, projected_BLD)
 
 
@@ -189,7 +203,7 @@ def _rank_found(group: Sequence[_Run]) -> None:
         assert run.slots is not None
         rows_BK[line, : len(run.slots)] = run.slots
     some = queries.select(np.array([run.row for run in group]))
-    raw_ND, projected_ND = task.view.raw.vectors, task.served.space.vectors
+    raw_ND, projected_ND = task.view.raw.vectors, _learned(task)
     rankings = rank_rows(task.scorer, some, raw_ND, projected_ND, rows_BK, width)
     ids = task.view.slots.ids
     for run, ranking in zip(group, rankings, strict=True):
@@ -215,7 +229,7 @@ def _rank_given(run: _Run, candidates: Candidates) -> list[Hit]:
     queries = run.queries.select(np.array([run.row]))
     projected_KD = candidates.raw_KD
     if queries.method is Method.P8:
-        projected_KD = _projected(task.served, candidates)
+        projected_KD = _projected(task, candidates)
     scores = task.scorer.score(queries, candidates.raw_KD, projected_KD)
     dropped = {task.view.slots.ids[slot] for slot in task.scope.excluded}
     hits = [
@@ -234,37 +248,43 @@ def _rank_given(run: _Run, candidates: Candidates) -> list[Hit]:
     return sorted(hits, key=lambda hit: -hit.score)[: task.top_k]
 
 
-def _explained(outcomes: "Sequence[Outcome | _Run]") -> dict[int, tuple[Choice, list[Hit]]]:
+def _explained(outcomes: "Sequence[Outcome | _Run]") -> "dict[int, Outcome | _Run]":
     """What retrieval alone would have answered where that was asked for, by the task's identity."""
-    near: list[Outcome | _Run] = []
-    for one in outcomes:
-        if isinstance(one, _Run) and one.task.explain:
-            choice = choose(Mode.RETRIEVAL, one.task.served.state)
-            near.append(_Run(task=one.task, choice=choice))
-    _search(near)
+    tasks = [one.task for one in outcomes if isinstance(one, _Run) and one.task.explain]
+    near = _search(
+        [_Run(task=task, choice=choose(Mode.RETRIEVAL, task.served.state)) for task in tasks]
+    )
     _rank(near)
-    return {id(run.task): (run.choice, run.hits) for run in near if isinstance(run, _Run)}
+    return {id(task): one for task, one in zip(tasks, near, strict=True)}
 
 
-def _ranked(run: _Run, near: dict[int, tuple[Choice, list[Hit]]]) -> Ranked:
+def _ranked(run: _Run, near: "Outcome | _Run | None") -> Outcome:
+    if isinstance(near, ServiceError):
+        return near
     assert run.queries is not None
     return Ranked(
         choice=run.choice,
         alpha_L=run.queries.alpha_BL[run.row, -len(run.task.window.raw_LD) :],
         hits=run.hits,
-        neighbours=near.get(id(run.task)),
+        neighbours=(near.choice, near.hits) if isinstance(near, _Run) else None,
     )
 
 
-def _projected(served: Served, candidates: Candidates) -> Floats:
+def _projected(task: Task, candidates: Candidates) -> Floats:
     posted = candidates.slots_K < 0
-    projected_KD = served.space.vectors[np.maximum(candidates.slots_K, 0)]
+    projected_KD = np.empty_like(candidates.raw_KD)
+    projected_KD[~posted] = _learned(task)[candidates.slots_K[~posted]]
     if posted.any():
-        projected_KD[posted] = served.scorer.project(candidates.raw_KD[posted])
+        projected_KD[posted] = task.served.scorer.project(candidates.raw_KD[posted])
     return projected_KD
 
 
-def _spread(hits: list[Hit], view: View, limit: int) -> list[Hit]:
+def _learned(task: Task) -> Floats:
+    """Vectors of all slots in the space of the task's model."""
+    return task.view.space_for(task.served, Method.P8).vectors
+
+
+def _spread(hits: list[Hit], view: AnyView, limit: int) -> list[Hit]:
     """Keep the best ``limit`` hits of each document."""
     held = Counter[str]()
     kept = []

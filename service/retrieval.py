@@ -9,12 +9,14 @@ Shapes: N slots, M slots that are looked at, D dimension.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from models.index import Rows
+from models.index import Rows, VectorIndex
 from models.scoring import Bools, Floats
-from service.view import Space, View
+from service.filters import ChunkFilter
+from service.slots import Slots
 
 EXACT_UP_TO = 100_000
 """Slots left by a filter that are compared one by one, in about 30 ms: a graph leads to where the
@@ -28,6 +30,21 @@ PICKED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
+class Space:
+    """Unit vectors of all slots, and an index over the first of them."""
+
+    vectors: Floats
+    """By slot; at least as many rows as slots."""
+    index: VectorIndex | None
+    """Over the slots below its size; those above are compared one by one."""
+
+    @property
+    def indexed(self) -> int:
+        """Slots that the index covers."""
+        return 0 if self.index is None else self.index.size
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scope:
     """Which slots may be answered."""
 
@@ -36,6 +53,31 @@ class Scope:
     excluded: Rows
     """Slots that may not, each once."""
     max_per_document: int | None = None
+    filter: ChunkFilter | None = None
+    """The filter itself, for a view that does not know its slots before it has searched."""
+
+
+class View(Protocol):
+    """What is searched: slots below ``count``, but for the dead ones."""
+
+    @property
+    def slots(self) -> Slots:
+        """What is known of each."""
+
+    @property
+    def count(self) -> int:
+        """Slots, dead ones included."""
+
+    @property
+    def dead(self) -> int:
+        """Dead ones."""
+
+    @property
+    def alive(self) -> Bools:
+        """Which slots live, (count,)."""
+
+    def document(self, document_id: str) -> Rows:
+        """The slots of a document."""
 
 
 def retrieve(

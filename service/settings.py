@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "NEXTCHUNK_"
@@ -44,6 +44,19 @@ class Settings(BaseSettings):
         0,
         ge=0,
         description="Most memory of all indexes together, in bytes; 0 is as much as is fastest.",
+    )
+    index_url: str = Field(
+        "",
+        description="Milvus that keeps the chunks, milvus://HOST:PORT/DATABASE; empty is data.",
+    )
+    index_token: SecretStr = Field(
+        SecretStr(""), description="user:password or API key of that Milvus; empty is none."
+    )
+    index_consistency: Literal["bounded", "strong", "eventually"] = Field(
+        "bounded", description="Which writes a question to that Milvus waits for."
+    )
+    index_timeout_s: float = Field(
+        5.0, gt=0, le=600, description="Most seconds that one call to that Milvus may take."
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")

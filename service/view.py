@@ -6,30 +6,21 @@ requests that have begun keep theirs.
 Shapes: N slots, D dimension.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
-from models.index import Rows, VectorIndex
+import numpy as np
+
+from models.index import Rows
 from models.scoring import Bools, Floats, Method, Scorer
 from service.errors import UnknownModelError
+from service.filters import ChunkFilter, matching_slots
 from service.modes import ModelState
+from service.retrieval import Scope, retrieve_many
+from service.retrieval import Space as Space
 from service.slots import Slots
-
-
-@dataclass(frozen=True, kw_only=True)
-class Space:
-    """Unit vectors of all slots, and an index over the first of them."""
-
-    vectors: Floats
-    """By slot; at least as many rows as slots."""
-    index: VectorIndex | None
-    """Over the slots below its size; those above are compared one by one."""
-
-    @property
-    def indexed(self) -> int:
-        """Slots that the index covers."""
-        return 0 if self.index is None else self.index.size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +34,86 @@ class Served:
     """The same without the re-ranker."""
     space: Space
     """The space in which ``p8`` makes its queries."""
+
+    @property
+    def learned(self) -> bool:
+        """Whether that is a space of its own."""
+        return self.state.learned
+
+
+class AnyView(Protocol):
+    """What decoding, ranking and encoding need of a view, wherever its chunks are kept."""
+
+    @property
+    def slots(self) -> Slots:
+        """What is known of the chunks, by slot."""
+
+    @property
+    def version(self) -> int:
+        """Version of the store."""
+
+    @property
+    def dimension(self) -> int:
+        """D, or 0 before the first chunk of a store of which nothing is known."""
+
+    @property
+    def raw(self) -> Space:
+        """The raw vectors of all slots that are known now."""
+
+    @property
+    def models(self) -> Mapping[str, Served]:
+        """Models by name; the default comes first."""
+
+    @property
+    def store_name(self) -> str:
+        """Name of the store; empty if it has none."""
+
+    @property
+    def embedding_model(self) -> str:
+        """What made the vectors; empty if that is not known."""
+
+    def find(self, ids: Sequence[str]) -> list[int | None]:
+        """The slot of each chunk, or None where there is none."""
+
+    def named(self, ids: Sequence[str]) -> Rows:
+        """Slots by which those chunks can be excluded; unknown ones are left out."""
+
+    def document(self, document_id: str) -> Rows:
+        """The slots of a document in the order of positions; empty if there is none."""
+
+    def matching(self, given: ChunkFilter) -> Bools | None:
+        """Which slots pass a filter; None if that is not known before a search."""
+
+    def served(self, name: str, field: str = "model") -> Served:
+        """The model of a name.
+
+        Raises:
+            UnknownModelError: If none of that name is loaded.
+        """
+
+    def space_for(self, served: Served, method: Method) -> Space:
+        """The space in which a method makes its queries, with all slots that are known now."""
+
+    def retrieve(
+        self,
+        served: Served,
+        method: Method,
+        query_BD: Floats,
+        scopes: Sequence[Scope],
+        *,
+        depth: int,
+        wanted: Sequence[int],
+    ) -> list[Rows]:
+        """Find the candidates of several queries: slots, rising.
+
+        Args:
+            served: The model.
+            method: Which made the queries.
+            query_BD: Unit queries.
+            scopes: Which slots may be answered to each.
+            depth: Candidates to find at once.
+            wanted: For each, the results that must be left when a limit a document is applied.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +158,27 @@ class View:
         """The slot of a chunk, or None."""
         return self.slots.slot(chunk_id, self.count, self.version)
 
+    def find(self, ids: Sequence[str]) -> list[int | None]:
+        """The slot of each chunk, or None where there is none."""
+        return [self.slots.slot(one, self.count, self.version) for one in ids]
+
+    def named(self, ids: Sequence[str]) -> Rows:
+        """Slots by which those chunks can be excluded; unknown ones are left out."""
+        return np.array([slot for slot in self.find(ids) if slot is not None], np.int64)
+
     def document(self, document_id: str) -> Rows:
         """The slots of a document in the order of positions; empty if there is none."""
         return self.slots.document(document_id, self.count, self.version)
+
+    def matching(self, given: ChunkFilter) -> Bools:
+        """Which slots pass a filter; dead ones may, too."""
+        return matching_slots(
+            given,
+            columns=self.slots.columns,
+            positions_N=self.slots.positions.array,
+            slots_of_document=self.slots.of_document,
+            count=self.count,
+        )
 
     def served(self, name: str, field: str = "model") -> Served:
         """The model of a name.
@@ -97,11 +186,34 @@ class View:
         Raises:
             UnknownModelError: If none of that name is loaded.
         """
-        found = self.models.get(name)
-        if found is None:
-            raise UnknownModelError(field, " or ".join(map(repr, self.models)), repr(name))
-        return found
+        return served_of(self.models, name, field)
 
     def space_for(self, served: Served, method: Method) -> Space:
         """The space in which a method makes its queries."""
         return served.space if method is Method.P8 else self.raw
+
+    def retrieve(
+        self,
+        served: Served,
+        method: Method,
+        query_BD: Floats,
+        scopes: Sequence[Scope],
+        *,
+        depth: int,
+        wanted: Sequence[int],
+    ) -> list[Rows]:
+        """Find the candidates of several queries: slots, rising."""
+        space = self.space_for(served, method)
+        return retrieve_many(self, space, query_BD, scopes, depth=depth, wanted=wanted)
+
+
+def served_of(models: Mapping[str, Served], name: str, field: str) -> Served:
+    """The model of a name.
+
+    Raises:
+        UnknownModelError: If none of that name is loaded.
+    """
+    found = models.get(name)
+    if found is None:
+        raise UnknownModelError(field, " or ".join(map(repr, models)), repr(name))
+    return found

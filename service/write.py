@@ -8,10 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from models.scoring import Floats
-from service.collection import Collection
+from service.backend import Backend, Told
 from service.decode import Embed, check_text, check_unique
 from service.errors import (
     BatchTooLargeError,
@@ -20,15 +18,12 @@ from service.errors import (
     InvalidRequestError,
     MetadataTooLargeError,
 )
-from service.filters import matching_slots
 from service.media import write_plain
 from service.schemas import Deletion, NewChunk, Upsert, check
 from service.settings import Settings
 from service.store import ChunkRow, IdempotencyKey, Written
 from service.timing import Stages
 from service.vectors import decode_vectors, dimension_of
-
-Told = Callable[[Written], None]
 
 
 class Writer:
@@ -40,7 +35,7 @@ class Writer:
         embed: Turns texts into vectors.
     """
 
-    def __init__(self, collection: Collection, settings: Settings, embed: Embed) -> None:
+    def __init__(self, collection: Backend, settings: Settings, embed: Embed) -> None:
         self._collection = collection
         self._settings = settings
         self._embed = embed
@@ -121,7 +116,7 @@ class Writer:
         Raises:
             DocumentNotFoundError: If there is none with that id.
         """
-        view = self._collection.view
+        view = self._collection.latest
         ids = [view.slots.ids[slot] for slot in view.document(document_id)]
         written = self._delete(ids, stages, key, _of_any(on_stored))
         if not written.count:
@@ -165,15 +160,7 @@ class Writer:
 
     def _filtered(self, deletion: Deletion) -> list[str]:
         assert deletion.filter is not None
-        view = self._collection.view
-        matching_N = view.alive & matching_slots(
-            deletion.filter,
-            columns=view.slots.columns,
-            positions_N=view.slots.positions.array,
-            slots_of_document=view.slots.of_document,
-            count=view.count,
-        )
-        return [view.slots.ids[slot] for slot in np.flatnonzero(matching_N)]
+        return self._collection.ids_matching(deletion.filter)
 
 
 def _timed(stages: Stages, change: Callable[[Told], Written], on_stored: Told) -> Written:

@@ -21,6 +21,7 @@ from service.answers import (
     Stats,
 )
 from service.api.reply import answer_media, attend, look_up, metrics_of, service_of
+from service.backend import Told
 from service.media import (
     Media,
     content_media,
@@ -33,7 +34,7 @@ from service.schemas import Deletion, Upsert
 from service.security import requires
 from service.store import IdempotencyKey, Written
 from service.timing import Deadline
-from service.write import Told, Writer, answer, idempotency_key
+from service.write import Writer, answer, idempotency_key
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ async def documents(
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
 ) -> Response:
     """List the indexed documents, in the order in which they came."""
-    return await look_up(request, lambda engine: browse.documents(engine.collection, limit, offset))
+    return await look_up(request, lambda engine: engine.collection.documents(limit, offset))
 
 
 @router.get(

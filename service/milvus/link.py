@@ -1,0 +1,232 @@
+"""The connection to Milvus, and whether it is there.
+
+One thread asks Milvus every second whether it answers. While it does not, the circuit is open: calls
+fail at once, so that nothing hangs and nothing piles up, and that thread goes on asking, over a new
+connection each time, for one that was lost may take minutes to try again. A call that fails does
+not open the circuit itself, since one slow question says little: it has that thread ask now.
+"""
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from pymilvus import MilvusClient, MilvusException
+
+from service.errors import IndexUnavailableError
+from service.settings import Settings, SettingsError
+
+log = logging.getLogger(__name__)
+
+SCHEMES = {"milvus": "http", "milvus+tls": "https"}
+DEFAULT_PORT = 19530
+LITE = "milvus-lite:"
+PING_EVERY_S = 1.0
+LEAST_PING_S = 1.0
+RETRY_AFTER_S = 1
+LEVELS = {"bounded": "Bounded", "strong": "Strong", "eventually": "Eventually"}
+STRONG = "Strong"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a Milvus is."""
+
+    uri: str
+    """As pymilvus wants it."""
+    database: str
+    shown: str
+    """As people may read it: without secrets."""
+
+
+def place_of(url: str) -> Place:
+    """Read ``index_url``.
+
+    Raises:
+        SettingsError: If it is not one.
+    """
+    if url.startswith(LITE) and url.endswith(".db"):
+        return Place(uri=url.removeprefix(LITE), database="", shown=url)
+    pattern = r"(milvus(?:\+tls)?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::(\d{1,5}))?(?:/(\w*))?/?"
+    found = re.fullmatch(pattern, url)
+    if found is None:
+        raise SettingsError(
+            "--index-url (NEXTCHUNK_INDEX_URL): expected milvus://HOST:PORT/DATABASE, "
+            f"milvus+tls://... or {LITE}FILE.db, got {_without_secrets(url)!r}"
+        )
+    scheme, host, port, database = found.groups()
+    address = f"{host}:{port or DEFAULT_PORT}"
+    return Place(
+        uri=f"{SCHEMES[scheme]}://{address}",
+        database=database or "",
+        shown=f"{scheme}://{address}/{database or 'default'}",
+    )
+
+
+class Link:
+    """Calls Milvus, if it is there.
+
+    Args:
+        place: Where it is.
+        token: ``user:password`` or an API key; empty for none.
+        timeout_s: Most seconds that one call may take, its retries included.
+        level: What reads wait for, unless they say otherwise.
+
+    Raises:
+        IndexUnavailableError: If it is not there.
+    """
+
+    def __init__(self, place: Place, token: str, timeout_s: float, level: str) -> None:
+        self.place = place
+        self.level = LEVELS[level]
+        self._token = token
+        self._timeout_s = timeout_s
+        self._ping_s = min(timeout_s, max(LEAST_PING_S, timeout_s / 2))
+        self._away_since_s: float | None = None
+        self._doubt = threading.Event()
+        self._closing = False
+        self._client = self._connect(timeout_s)
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Link":
+        """Connect as settings say.
+
+        Raises:
+            SettingsError: If the URL is not one.
+            IndexUnavailableError: If nothing answers there.
+        """
+        token = settings.index_token.get_secret_value()
+        place = place_of(settings.index_url)
+        return cls(place, token, settings.index_timeout_s, settings.index_consistency)
+
+    def watch(self, often: Callable[[], None]) -> None:
+        """Begin to look whether Milvus is there.
+
+        Args:
+            often: Called after each time that it was, by the thread that looks.
+        """
+        self._thread = threading.Thread(target=self._watch, args=(often,), name="milvus")
+        self._thread.daemon = True
+        self._thread.start()
+
+    @property
+    def available(self) -> bool:
+        """Whether it answered when it was asked last."""
+        return self._away_since_s is None
+
+    def check(self) -> None:
+        """Raise IndexUnavailableError if it is away."""
+        since_s = self._away_since_s
+        if since_s is not None:
+            raise IndexUnavailableError(
+                f"the index is away: {self.place.shown} has not answered for "
+                f"{time.monotonic() - since_s:.0f} s, and is asked every second",
+                reason="away",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+    def call(self, method: str, *args: Any, **named: Any) -> Any:
+        """Call a method of pymilvus' client.
+
+        Raises:
+            IndexUnavailableError: If there is no answer, or it is an error.
+        """
+        client = self._client
+        return self.guarded(
+            method, lambda: getattr(client, method)(*args, timeout=self._timeout_s, **named)
+        )
+
+    def guarded(self, name: str, ask: Callable[[], Any]) -> Any:
+        """Ask Milvus something.
+
+        Raises:
+            IndexUnavailableError: If there is no answer, or it is an error.
+        """
+        self.check()
+        try:
+            return ask()
+        except (MilvusException, grpc.RpcError, ValueError) as error:
+            # Of a channel that was closed meanwhile, grpc raises a bare ValueError.
+            self._doubt.set()
+            log.warning("Milvus: %s failed: %s", name, _told(error))
+            raise IndexUnavailableError(
+                f"the index did not answer: {name} failed at {self.place.shown}",
+                reason="failed",
+                retry_after_s=RETRY_AFTER_S,
+            ) from error
+
+    def close(self) -> None:
+        """End; waits for nothing."""
+        self._closing = True
+        self._doubt.set()
+        if self._thread is not None:
+            self._thread.join(self._ping_s)
+        self._client.close()
+
+    def _connect(self, timeout_s: float) -> MilvusClient:
+        try:
+            return MilvusClient(
+                uri=self.place.uri,
+                token=self._token,
+                db_name=self.place.database,
+                timeout=timeout_s,
+                dedicated=not self.place.shown.startswith(LITE),
+            )
+        except (MilvusException, grpc.RpcError) as error:
+            log.info("Milvus: connecting failed: %s", _told(error))
+            raise IndexUnavailableError(
+                f"the index is away: nothing answers at {self.place.shown}",
+                reason="away",
+                retry_after_s=RETRY_AFTER_S,
+            ) from error
+
+    def _watch(self, often: Callable[[], None]) -> None:
+        while True:
+            self._doubt.wait(PING_EVERY_S)
+            self._doubt.clear()
+            if self._closing:
+                return
+            if not self._answers():
+                continue
+            try:
+                often()
+            except IndexUnavailableError as error:
+                log.info("Milvus: looking after it failed: %s", error)
+            except Exception:
+                log.exception("Milvus: looking after it failed")
+
+    def _answers(self) -> bool:
+        try:
+            if not self.available:
+                self._replace(self._connect(self._ping_s))
+            self._client.list_collections(timeout=self._ping_s)
+        except (MilvusException, grpc.RpcError, IndexUnavailableError, ValueError) as error:
+            if self.available and not self._closing:
+                log.warning("Milvus is away: %s", _told(error))
+                self._away_since_s = time.monotonic()
+            return False
+        if not self.available:
+            log.warning("Milvus is back")
+            self._away_since_s = None
+        return True
+
+    def _replace(self, client: MilvusClient) -> None:
+        old, self._client = self._client, client
+        # Calls that are under way on it end by themselves within their time.
+        later = threading.Timer(self._timeout_s + 1.0, old.close)
+        later.daemon = True
+        later.start()
+
+
+def _told(error: Exception) -> str:
+    text = error.message if isinstance(error, MilvusException) else str(error)
+    return " ".join(f"{type(error).__name__}: {text}".split())[:300]
+
+
+def _without_secrets(url: str) -> str:
+    return re.sub(r"//[^@/]*@", "//...@", url)

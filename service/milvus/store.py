@@ -1,0 +1,354 @@
+"""Reads and writes the tables.
+
+A write goes to the chunks first, then to what is derived from them, then to the records; if it is
+cut off, sending it again completes it. What is not one transaction here is told in docs/milvus.md.
+
+Shapes: B queries, N chunks, D dimension.
+"""
+
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from models.scoring import Floats
+from service.errors import WrongDimensionError
+from service.milvus.link import STRONG, Link
+from service.milvus.tables import (
+    ABOUT,
+    CHUNK_FIELDS,
+    CHUNKS,
+    DOCUMENTS,
+    LEARNED,
+    RECORDS,
+    StoredChunk,
+    any_of,
+    chunk_row,
+    document_row,
+    key_of,
+    listed_key_of,
+    record_row,
+    schema_of,
+    stored,
+)
+from service.rows import ChunkRow, Kind
+
+ROWS_A_CALL = 1000
+BYTES_A_CALL = 16 << 20
+KEYS_A_CALL = 5000
+WALKED_AT_ONCE = 1000
+DOCUMENTS_AT_ONCE = 20
+LEAST_EF = 64
+DISCOVER_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """What a search found."""
+
+    key: str
+    row: dict[str, Any]
+    """The fields that were asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What the store says about itself."""
+
+    store_id: str = ""
+    name: str = ""
+    embedding_model: str = ""
+
+
+class MilvusStore:
+    """The tables of one database.
+
+    Args:
+        link: The connection.
+
+    Raises:
+        IndexUnavailableError: If Milvus is not there.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.about = About()
+        self.dimension = 0
+        """D; 0 while nothing has decided it."""
+        self._tables: set[str] = set()
+        """Those that are known to be there."""
+        self._discovered_s = -DISCOVER_EVERY_S
+        self._version = 0
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="milvus")
+        self.discover()
+
+    def close(self) -> None:
+        """End, with the connection."""
+        self.link.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def discover(self) -> None:
+        """Look what another replica may have made."""
+        self._discovered_s = time.monotonic()
+        tables = set(self.link.call("list_collections"))
+        if CHUNKS in tables and not self.dimension:
+            described = self.link.call("describe_collection", CHUNKS)
+            fields = {one["name"]: one for one in described["fields"]}
+            self.about = self._read_about()
+            self.dimension = int(fields["vector"]["params"]["dim"])
+        self._tables = tables
+
+    def look(self) -> None:
+        """Discover if nothing is known yet, but not at every question."""
+        if not self.dimension and time.monotonic() - self._discovered_s > DISCOVER_EVERY_S:
+            self.discover()
+
+    def create(self, kind: Kind, name: str = "") -> None:
+        """Make the tables of a store whose dimension is decided now, if they are not there.
+
+        Raises:
+            WrongDimensionError: If another replica has decided otherwise.
+        """
+        with self._lock:
+            if not self.dimension:
+                self.discover()
+            if not self.dimension:
+                for table in (RECORDS, DOCUMENTS):
+                    self.make_table(table, 0)
+                about = {"store_id": uuid.uuid4().hex, "name": name}
+                about["embedding_model"] = kind.embedding_model
+                self._put(RECORDS, [record_row(ABOUT, about, 0)])
+                self.make_table(CHUNKS, kind.dimension)
+                self._wait([(RECORDS, ABOUT)])
+                self.discover()
+        if kind.dimension != self.dimension:
+            raise WrongDimensionError(
+                "chunks.0.vector", f"{self.dimension} numbers", str(kind.dimension)
+            )
+
+    def make_table(self, table: str, dimension: int) -> None:
+        """Make a table and load it, if it is not there."""
+        if table not in self._tables:
+            schema, indexes = schema_of(table, dimension)
+            self.link.call(
+                "create_collection",
+                table,
+                schema=schema,
+                index_params=indexes,
+                consistency_level="Bounded",
+            )
+            self._tables = self._tables | {table}
+        self.link.call("load_collection", table)
+
+    @property
+    def learned_tables(self) -> list[str]:
+        """Tables of learned spaces, whichever replica serves them."""
+        return sorted(table for table in self._tables if table.startswith(LEARNED))
+
+    def next_version(self) -> int:
+        """The version of a write that comes now, or of what a question sees: microseconds."""
+        with self._lock:
+            self._version = max(self._version + 1, time.time_ns() // 1000)
+            return self._version
+
+    def fetch(self, keys: Sequence[str], level: str = "") -> list[StoredChunk]:
+        """Read chunks by their keys, in no order; those that are not there are left out."""
+        found: list[StoredChunk] = []
+        for start in range(0, len(keys), KEYS_A_CALL):
+            expression = any_of("key", keys[start : start + KEYS_A_CALL])
+            found += map(stored, self.query(CHUNKS, expression, CHUNK_FIELDS, level))
+        return found
+
+    def of_documents(self, document_ids: Iterable[str], level: str = "") -> list[StoredChunk]:
+        """Read all chunks of some documents, each in the order of positions."""
+        expression = any_of("document_key", map(key_of, document_ids))
+        found = map(stored, self.query(CHUNKS, expression, CHUNK_FIELDS, level))
+        return sorted(found, key=_in_document)
+
+    def query(
+        self, table: str, expression: str, fields: Sequence[str], level: str = ""
+    ) -> list[dict[str, Any]]:
+        """Read the rows of a table that an expression is true of."""
+        return list(
+            self.link.call(
+                "query",
+                table,
+                filter=expression,
+                output_fields=list(fields),
+                consistency_level=level or self.link.level,
+            )
+        )
+
+    def count(self, table: str, level: str = "") -> int:
+        """Count the rows of a table."""
+        return int(self.query(table, "", ["count(*)"], level)[0]["count(*)"])
+
+    def search(
+        self, table: str, query_BD: Floats, expression: str, limit: int, fields: Sequence[str]
+    ) -> list[list[Hit]]:
+        """Find the nearest rows of each query, best first."""
+        found = self.link.call(
+            "search",
+            table,
+            data=list(query_BD),
+            filter=expression,
+            limit=limit,
+            output_fields=list(fields),
+            search_params={"params": {"ef": max(LEAST_EF, 2 * limit)}},
+            consistency_level=self.link.level,
+        )
+        return [[Hit(key=one["key"], row=one["entity"]) for one in hits] for hits in found]
+
+    def walk(self, table: str, fields: Sequence[str], expression: str = "") -> Iterator[Any]:
+        """Walk the rows of a table in the order of keys, in lists."""
+        rows = self.link.call(
+            "query_iterator",
+            table,
+            batch_size=WALKED_AT_ONCE,
+            filter=expression,
+            output_fields=list(fields),
+            consistency_level=STRONG,
+        )
+        last = ""
+        try:
+            while some := self.link.guarded("walking", rows.next):
+                keys = [row["key"] for row in some]
+                if keys != sorted(keys) or keys[0] <= last:
+                    raise RuntimeError(f"{table}: Milvus gave keys in no order")
+                last = keys[-1]
+                yield some
+        finally:
+            rows.close()
+
+    def walk_documents(self) -> Iterator[ChunkRow]:
+        """Walk all chunks, documents in the order of their ids and each in that of positions."""
+        for some in self.walk(DOCUMENTS, ["key", "document_id"]):
+            names = [row["document_id"] for row in some]
+            for start in range(0, len(names), DOCUMENTS_AT_ONCE):
+                part = names[start : start + DOCUMENTS_AT_ONCE]
+                yield from (one.chunk for one in self.of_documents(part, STRONG))
+
+    def put_chunks(self, chunks: Sequence[ChunkRow], written: int) -> list[dict[str, Any]]:
+        """Write chunks, and the documents that they belong to.
+
+        Returns:
+            Their rows.
+        """
+        rows = [chunk_row(chunk, written) for chunk in chunks]
+        self._put(CHUNKS, rows)
+        # After the chunks: whoever deletes a document looks again after it has done so.
+        names = dict.fromkeys(chunk.document_id for chunk in chunks)
+        self._put(DOCUMENTS, [document_row(name) for name in names])
+        return rows
+
+    def put_learned(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Write rows of a learned table."""
+        self._put(table, rows)
+
+    def drop_keys(self, table: str, keys: Sequence[str]) -> None:
+        """Delete rows of a table."""
+        for start in range(0, len(keys), KEYS_A_CALL):
+            self.link.call("delete", table, filter=any_of("key", keys[start : start + KEYS_A_CALL]))
+
+    def delete_chunks(self, ids: Sequence[str]) -> int:
+        """Delete chunks, and the documents that have none left.
+
+        Returns:
+            How many there were.
+        """
+        keys = [key_of(name) for name in ids]
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(keys), KEYS_A_CALL):
+            expression = any_of("key", keys[start : start + KEYS_A_CALL])
+            found += self.query(CHUNKS, expression, ["key", "document_id"], STRONG)
+        if not found:
+            return 0
+        for table in (CHUNKS, *self.learned_tables):
+            self.drop_keys(table, [row["key"] for row in found])
+        self._forget_documents({row["document_id"] for row in found})
+        return len(found)
+
+    def forget_replaced(self, chunks: Sequence[StoredChunk], documents: set[str]) -> None:
+        """Forget the documents that chunks have left by being written again."""
+        left = {one.chunk.document_id for one in chunks} - documents
+        if left:
+            self._forget_documents(left)
+
+    def record(self, key: str) -> dict[str, Any] | None:
+        """Read a record."""
+        if RECORDS not in self._tables:
+            return None
+        found = self.query(RECORDS, any_of("key", [key]), ["body"], STRONG)
+        return dict(orjson.loads(found[0]["body"])) if found else None
+
+    def put_record(self, key: str, body: dict[str, Any], written: int) -> None:
+        """Write a record."""
+        self._put(RECORDS, [record_row(key, body, written)])
+
+    def drop_records(self, before: int) -> None:
+        """Delete the records of writes before a version, but for what is not of a write."""
+        self.link.call("delete", RECORDS, filter=f"written > 0 and written < {before}")
+
+    def wait_for(self, key: str, learned: Sequence[str] = (), document: str = "") -> None:
+        """Wait until a written chunk can be found in every table, by every replica."""
+        rows = [(table, key) for table in (CHUNKS, *learned)]
+        if document:
+            rows.append((DOCUMENTS, listed_key_of(document)))
+        self._wait(rows)
+
+    def _wait(self, rows: Sequence[tuple[str, str]]) -> None:
+        # A strong read returns when whoever answers for the table has seen all writes before it.
+        reads = [
+            self._pool.submit(self.query, table, any_of("key", [key]), ["key"], STRONG)
+            for table, key in rows
+        ]
+        for read in reads:
+            read.result()
+
+    def _forget_documents(self, names: set[str]) -> None:
+        """Delete the rows of documents that have no chunks any more."""
+        gone = names - self._having_chunks(names)
+        if not gone:
+            return
+        self.drop_keys(DOCUMENTS, [listed_key_of(name) for name in gone])
+        # Chunks that another replica has written meanwhile, and whose document was listed before.
+        back = self._having_chunks(gone)
+        self._put(DOCUMENTS, [document_row(name) for name in sorted(back)])
+
+    def _having_chunks(self, names: set[str]) -> set[str]:
+        expression = any_of("document_key", map(key_of, sorted(names)))
+        found = self.query(CHUNKS, expression, ["document_id"], STRONG)
+        return {row["document_id"] for row in found}
+
+    def _put(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
+        for some in _portions(rows):
+            self.link.call("upsert", table, data=some)
+
+    def _read_about(self) -> About:
+        found = self.query(RECORDS, any_of("key", [ABOUT]), ["body"], STRONG)
+        return About(**orjson.loads(found[0]["body"])) if found else About()
+
+
+def _portions(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Cut rows into what one call may carry."""
+    some: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        more = 4 * len(row["vector"]) + 2 * len(row.get("text", "")) + len(row.get("metadata", ""))
+        if some and (len(some) == ROWS_A_CALL or size + more > BYTES_A_CALL):
+            yield some
+            some, size = [], 0
+        some.append(row)
+        size += more
+    if some:
+        yield some
+
+
+def _in_document(one: StoredChunk) -> tuple[str, int, int, str]:
+    return one.chunk.document_id, one.chunk.position, one.written, one.chunk.id
