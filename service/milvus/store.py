@@ -98,6 +98,10 @@ class MilvusStore:
         self._discovered_s = time.monotonic()
         tables = set(self.link.call("list_collections"))
         if CHUNKS in tables and not self.dimension:
+            # Whoever made them may have ended before they were loaded, and milvus-lite forgets
+            # at its end what was.
+            for table in (RECORDS, DOCUMENTS, CHUNKS):
+                self.link.call("load_collection", table)
             described = self.link.call("describe_collection", CHUNKS)
             fields = {one["name"]: one for one in described["fields"]}
             self.about = self._read_about()
