@@ -21,6 +21,9 @@ from service.errors import IndexUnavailableError
 from service.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
+# It prints each call that fails, with a trace, by a handler of its own; `guarded` tells it once.
+for _name in ("pymilvus", "pymilvus.milvus_client"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 SCHEMES = {"milvus": "http", "milvus+tls": "https"}
 DEFAULT_PORT = 19530
@@ -133,13 +136,17 @@ class Link:
     def call(self, method: str, *args: Any, **named: Any) -> Any:
         """Call a method of pymilvus' client.
 
+        Args:
+            method: Its name.
+            args: What it is given.
+            named: What it is given by name; ``timeout`` takes the place of the usual one.
+
         Raises:
             IndexUnavailableError: If there is no answer, or it is an error.
         """
         client = self._client
-        return self.guarded(
-            method, lambda: getattr(client, method)(*args, timeout=self._timeout_s, **named)
-        )
+        named.setdefault("timeout", self._timeout_s)
+        return self.guarded(method, lambda: getattr(client, method)(*args, **named))
 
     def guarded(self, name: str, ask: Callable[[], Any]) -> Any:
         """Ask Milvus something.
@@ -153,7 +160,7 @@ class Link:
         except (MilvusException, grpc.RpcError, ValueError) as error:
             # Of a channel that was closed meanwhile, grpc raises a bare ValueError.
             self._doubt.set()
-            log.warning("Milvus: %s failed: %s", name, _told(error))
+            log.warning("Milvus: %s failed: %s", name, told(error))
             raise IndexUnavailableError(
                 f"the index did not answer: {name} failed at {self.place.shown}",
                 reason="failed",
@@ -178,7 +185,7 @@ class Link:
                 dedicated=not self.place.shown.startswith(LITE),
             )
         except (MilvusException, grpc.RpcError) as error:
-            log.info("Milvus: connecting failed: %s", _told(error))
+            log.info("Milvus: connecting failed: %s", told(error))
             raise IndexUnavailableError(
                 f"the index is away: nothing answers at {self.place.shown}",
                 reason="away",
@@ -207,7 +214,7 @@ class Link:
             self._client.list_collections(timeout=self._ping_s)
         except (MilvusException, grpc.RpcError, IndexUnavailableError, ValueError) as error:
             if self.available and not self._closing:
-                log.warning("Milvus is away: %s", _told(error))
+                log.warning("Milvus is away: %s", told(error))
                 self._away_since_s = time.monotonic()
             return False
         if not self.available:
@@ -223,7 +230,8 @@ class Link:
         later.start()
 
 
-def _told(error: Exception) -> str:
+def told(error: BaseException) -> str:
+    """Say in one line what pymilvus or gRPC says of an error."""
     text = error.message if isinstance(error, MilvusException) else str(error)
     return " ".join(f"{type(error).__name__}: {text}".split())[:300]
 
