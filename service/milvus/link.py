@@ -54,7 +54,9 @@ def place_of(url: str) -> Place:
     """
     if url.startswith(LITE) and url.endswith(".db"):
         return Place(uri=url.removeprefix(LITE), database="", shown=url)
-    pattern = r"(milvus(?:\+tls)?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::(\d{1,5}))?(?:/(\w*))?/?"
+    pattern = (
+        r"(milvus(?:\+tls)?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::(\d{1,5}))?(?:/(\w*))?/?"
+    )
     found = re.fullmatch(pattern, url)
     if found is None:
         raise SettingsError(

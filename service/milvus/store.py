@@ -42,7 +42,6 @@ ROWS_A_CALL = 1000
 BYTES_A_CALL = 16 << 20
 KEYS_A_CALL = 5000
 WALKED_AT_ONCE = 1000
-DOCUMENTS_AT_ONCE = 20
 LEAST_EF = 64
 DISCOVER_EVERY_S = 1.0
 
@@ -155,11 +154,16 @@ class MilvusStore:
         """Tables of learned spaces, whichever replica serves them."""
         return sorted(table for table in self._tables if table.startswith(LEARNED))
 
-    def next_version(self) -> int:
-        """The version of a write that comes now, or of what a question sees: microseconds."""
+    def next_version(self, count: int = 1) -> int:
+        """The version of a write that comes now, or of what a question sees: microseconds.
+
+        Args:
+            count: How many there are to be in a row, of which this is the first.
+        """
         with self._lock:
-            self._version = max(self._version + 1, time.time_ns() // 1000)
-            return self._version
+            first = max(self._version + 1, time.time_ns() // 1000)
+            self._version = first + count - 1
+            return first
 
     def fetch(self, keys: Sequence[str], level: str = "") -> list[StoredChunk]:
         """Read chunks by their keys, in no order; those that are not there are left out."""
@@ -230,21 +234,20 @@ class MilvusStore:
         finally:
             rows.close()
 
-    def walk_documents(self) -> Iterator[ChunkRow]:
-        """Walk all chunks, documents in the order of their ids and each in that of positions."""
-        for some in self.walk(DOCUMENTS, ["key", "document_id"]):
-            names = [row["document_id"] for row in some]
-            for start in range(0, len(names), DOCUMENTS_AT_ONCE):
-                part = names[start : start + DOCUMENTS_AT_ONCE]
-                yield from (one.chunk for one in self.of_documents(part, STRONG))
-
-    def put_chunks(self, chunks: Sequence[ChunkRow], written: int) -> list[dict[str, Any]]:
+    def put_chunks(
+        self, chunks: Sequence[ChunkRow], written: int, *, apart: int = 0
+    ) -> list[dict[str, Any]]:
         """Write chunks, and the documents that they belong to.
+
+        Args:
+            chunks: At least one.
+            written: Version of the first.
+            apart: By how much that of each other is later; those of one position keep their order.
 
         Returns:
             Their rows.
         """
-        rows = [chunk_row(chunk, written) for chunk in chunks]
+        rows = [chunk_row(chunk, written + apart * place) for place, chunk in enumerate(chunks)]
         self._put(CHUNKS, rows)
         # After the chunks: whoever deletes a document looks again after it has done so.
         names = dict.fromkeys(chunk.document_id for chunk in chunks)
