@@ -16,9 +16,9 @@ from typing import Protocol
 from service.archive import Watch, unwatched
 from service.errors import FieldError
 from service.folder import DataFolder
-from service.milvus.link import STRONG, Link
+from service.milvus.link import LEVELS, STRONG, Link
 from service.milvus.store import MilvusStore
-from service.milvus.tables import CHUNKS, DOCUMENTS, RECORDS, check_chunks, key_of
+from service.milvus.tables import CHUNKS, DOCUMENTS, RECORDS, any_of, check_chunks, key_of
 from service.rows import ChunkRow, Kind, StoreInfo
 from service.settings import Settings
 from service.store import STORE_FILE, Store
@@ -27,6 +27,7 @@ WRITTEN_AT_ONCE = 500
 READ_AT_ONCE = 200
 """Of the longest texts and vectors that Milvus takes, half of what it answers at once."""
 FLUSH_TIMEOUT_S = 600.0
+BOUNDED = LEVELS["bounded"]
 _HEAD = ("document_id", "position", "written", "id", "key")
 
 
@@ -212,20 +213,17 @@ class _Milvus:
 
     def _replace(self, chunks: list[ChunkRow]) -> int:
         store = self._store
-        there = [
-            one
-            for start in range(0, len(chunks), READ_AT_ONCE)
-            for one in store.fetch(
-                [key_of(chunk.id) for chunk in chunks[start : start + READ_AT_ONCE]], STRONG
-            )
-        ]
+        expression = any_of("key", (key_of(chunk.id) for chunk in chunks))
+        there = store.query(CHUNKS, expression, ["key", "document_id"], STRONG)
         if there:
             # Vectors of what they were; whoever serves that checkpoint makes those of what they
             # will be, since they are missing.
             for table in store.learned_tables:
-                store.drop_keys(table, [one.key for one in there])
+                store.drop_keys(table, [row["key"] for row in there])
         self._put(chunks)
-        store.forget_replaced(there, {chunk.document_id for chunk in chunks})
+        left = {row["document_id"] for row in there} - {chunk.document_id for chunk in chunks}
+        if left:
+            store.forget_documents(left)
         return len(there)
 
 
@@ -258,15 +256,23 @@ def _in_order(store: MilvusStore, expected: int) -> Iterator[ChunkRow]:
         walked = int(heads.execute("SELECT count(*) FROM heads").fetchone()[0])
         if walked != expected:
             raise MoveError(_changed(store, f"{walked} chunks were found, and {expected} counted"))
-        found = heads.execute(f"SELECT key FROM heads ORDER BY {', '.join(_HEAD)}")
-        while keys := [key for (key,) in found.fetchmany(READ_AT_ONCE)]:
-            chunks = {one.key: one.chunk for one in store.fetch(keys, STRONG)}
-            if len(chunks) != len(keys):
-                raise MoveError(_changed(store, f"{len(keys) - len(chunks)} chunks are gone"))
-            yield from (chunks[key] for key in keys)
+        found = heads.execute(f"SELECT key, written FROM heads ORDER BY {', '.join(_HEAD)}")
+        while some := dict(found.fetchmany(READ_AT_ONCE)):
+            yield from _read(store, some)
     now = store.count(CHUNKS, STRONG)
     if now != expected:
         raise MoveError(_changed(store, f"{now} chunks are there, and {expected} were read"))
+
+
+def _read(store: MilvusStore, heads: dict[str, int]) -> Iterator[ChunkRow]:
+    """Read chunks by their keys, as they were at the version of each."""
+    # A strong read waits for the clock of Milvus, which ticks five times a second; these are old.
+    for level in (BOUNDED, STRONG):
+        found = {one.key: one for one in store.fetch(list(heads), level)}
+        if {key: one.written for key, one in found.items()} == heads:
+            yield from (found[key].chunk for key in heads)
+            return
+    raise MoveError(_changed(store, "chunks are gone, or are others than were there before"))
 
 
 def _changed(store: MilvusStore, what: str) -> str:

@@ -278,14 +278,24 @@ class MilvusStore:
             return 0
         for table in (CHUNKS, *self.learned_tables):
             self.drop_keys(table, [row["key"] for row in found])
-        self._forget_documents({row["document_id"] for row in found})
+        self.forget_documents({row["document_id"] for row in found})
         return len(found)
 
     def forget_replaced(self, chunks: Sequence[StoredChunk], documents: set[str]) -> None:
         """Forget the documents that chunks have left by being written again."""
         left = {one.chunk.document_id for one in chunks} - documents
         if left:
-            self._forget_documents(left)
+            self.forget_documents(left)
+
+    def forget_documents(self, names: set[str]) -> None:
+        """Delete the rows of documents that have no chunks any more."""
+        gone = names - self._having_chunks(names)
+        if not gone:
+            return
+        self.drop_keys(DOCUMENTS, [listed_key_of(name) for name in gone])
+        # Chunks that another replica has written meanwhile, and whose document was listed before.
+        back = self._having_chunks(gone)
+        self._put(DOCUMENTS, [document_row(name) for name in sorted(back)])
 
     def record(self, key: str) -> dict[str, Any] | None:
         """Read a record."""
@@ -317,16 +327,6 @@ class MilvusStore:
         ]
         for read in reads:
             read.result()
-
-    def _forget_documents(self, names: set[str]) -> None:
-        """Delete the rows of documents that have no chunks any more."""
-        gone = names - self._having_chunks(names)
-        if not gone:
-            return
-        self.drop_keys(DOCUMENTS, [listed_key_of(name) for name in gone])
-        # Chunks that another replica has written meanwhile, and whose document was listed before.
-        back = self._having_chunks(gone)
-        self._put(DOCUMENTS, [document_row(name) for name in sorted(back)])
 
     def _having_chunks(self, names: set[str]) -> set[str]:
         expression = any_of("document_key", map(key_of, sorted(names)))
