@@ -11,7 +11,6 @@ searches checks what was found with ``service.filters.matching_slots`` and asks 
 """
 
 import hashlib
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -34,17 +33,12 @@ def search_field(metadata: Mapping[str, Any]) -> dict[str, Any]:
         name = _digest("k", key)
         terms[name] = None
         terms[_term(key, kind, value)] = None
-        if kind is float:
-            low = high = _finite(value)
-            mark = "n"
-        elif kind is str:
-            low, high = _low(value), _high(value)
-            mark = "s"
-        else:
-            continue
-        lowest, highest = f"{name}{mark}l", f"{name}{mark}h"
-        spans[lowest] = min(spans.get(lowest, low), low)
-        spans[highest] = max(spans.get(highest, high), high)
+        if kind is not bool:
+            text = kind is str
+            low, high = (_low(value), _high(value)) if text else (_finite(value),) * 2
+            lowest, highest = (f"{name}{_mark(value)}{end}" for end in "lh")
+            spans[lowest] = min(spans.get(lowest, low), low)
+            spans[highest] = max(spans.get(highest, high), high)
     return {"t": list(terms), **spans}
 
 
@@ -139,4 +133,4 @@ def _octets(value: str) -> bytes:
 
 
 def _finite(value: float) -> float:
-    return max(-sys.float_info.max, min(value, sys.float_info.max)) if not math.isnan(value) else 0.0
+    return max(-sys.float_info.max, min(value, sys.float_info.max))

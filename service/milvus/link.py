@@ -1,9 +1,9 @@
 """The connection to Milvus, and whether it is there.
 
-One thread asks Milvus every second whether it answers. While it does not, the circuit is open: calls
-fail at once, so that nothing hangs and nothing piles up, and that thread goes on asking, over a new
-connection each time, for one that was lost may take minutes to try again. A call that fails does
-not open the circuit itself, since one slow question says little: it has that thread ask now.
+One thread asks Milvus every second whether it answers. While it does not, the circuit is open:
+calls fail at once, so that nothing hangs and nothing piles up, and that thread goes on asking, over
+a new connection each time, for one that was lost may take minutes to try again. A call that fails
+does not open the circuit itself, since one slow question says little: it has that thread ask now.
 """
 
 import logging
@@ -51,7 +51,9 @@ def place_of(url: str) -> Place:
     """
     if url.startswith(LITE) and url.endswith(".db"):
         return Place(uri=url.removeprefix(LITE), database="", shown=url)
-    pattern = r"(milvus(?:\+tls)?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::(\d{1,5}))?(?:/(\w*))?/?"
+    pattern = (
+        r"(milvus(?:\+tls)?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::(\d{1,5}))?(?:/(\w*))?/?"
+    )
     found = re.fullmatch(pattern, url)
     if found is None:
         raise SettingsError(
@@ -88,6 +90,8 @@ class Link:
         self._ping_s = min(timeout_s, max(LEAST_PING_S, timeout_s / 2))
         self._away_since_s: float | None = None
         self._doubt = threading.Event()
+        # What fails is told here, once; its own handler would write lines that are no JSON.
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         self._closing = False
         self._client = self._connect(timeout_s)
         self._thread: threading.Thread | None = None

@@ -123,7 +123,7 @@ class MilvusStore:
                     self.make_table(table, 0)
                 about = {"store_id": uuid.uuid4().hex, "name": name}
                 about["embedding_model"] = kind.embedding_model
-                self._put(RECORDS, [record_row(ABOUT, about, 0)])
+                self.put(RECORDS, [record_row(ABOUT, about, 0)])
                 self.make_table(CHUNKS, kind.dimension)
                 self._wait([(RECORDS, ABOUT)])
                 self.discover()
@@ -241,15 +241,34 @@ class MilvusStore:
             Their rows.
         """
         rows = [chunk_row(chunk, written) for chunk in chunks]
-        self._put(CHUNKS, rows)
+        self.put(CHUNKS, rows)
         # After the chunks: whoever deletes a document looks again after it has done so.
         names = dict.fromkeys(chunk.document_id for chunk in chunks)
-        self._put(DOCUMENTS, [document_row(name) for name in names])
+        self.put(DOCUMENTS, [document_row(name) for name in names])
         return rows
 
-    def put_learned(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
-        """Write rows of a learned table."""
-        self._put(table, rows)
+    def put(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Write rows, in calls of a size that Milvus takes."""
+        for some in _portions(rows):
+            self.link.call("upsert", table, data=some)
+
+    def rows_of(self, keys: Sequence[str]) -> list[dict[str, Any]]:
+        """Read what a learned table is made from."""
+        fields = ["key", "document_key", "position", "search", "written", "vector"]
+        return self.query(CHUNKS, any_of("key", keys), fields, STRONG)
+
+    def differences(self, table: str) -> tuple[list[str], list[str]]:
+        """Compare a learned table with the chunks.
+
+        Returns:
+            Keys of chunks that it lacks or has of an earlier write, and keys that it has too many.
+        """
+        fields = ["key", "written"]
+        theirs = {row["key"]: row["written"] for some in self.walk(table, fields) for row in some}
+        lacking = []
+        for some in self.walk(CHUNKS, fields):
+            lacking += [one["key"] for one in some if theirs.pop(one["key"], -1) != one["written"]]
+        return lacking, list(theirs)
 
     def drop_keys(self, table: str, keys: Sequence[str]) -> None:
         """Delete rows of a table."""
@@ -271,14 +290,14 @@ class MilvusStore:
             return 0
         for table in (CHUNKS, *self.learned_tables):
             self.drop_keys(table, [row["key"] for row in found])
-        self._forget_documents({row["document_id"] for row in found})
+        self.forget_documents({row["document_id"] for row in found})
         return len(found)
 
-    def forget_replaced(self, chunks: Sequence[StoredChunk], documents: set[str]) -> None:
-        """Forget the documents that chunks have left by being written again."""
-        left = {one.chunk.document_id for one in chunks} - documents
-        if left:
-            self._forget_documents(left)
+    def replaced(self, ids: Sequence[str], documents: set[str]) -> set[str]:
+        """Other documents than these that chunks are in now, before they are written again."""
+        keys = [key_of(name) for name in ids]
+        found = self.query(CHUNKS, any_of("key", keys), ["document_id"])
+        return {row["document_id"] for row in found} - documents
 
     def record(self, key: str) -> dict[str, Any] | None:
         """Read a record."""
@@ -289,7 +308,7 @@ class MilvusStore:
 
     def put_record(self, key: str, body: dict[str, Any], written: int) -> None:
         """Write a record."""
-        self._put(RECORDS, [record_row(key, body, written)])
+        self.put(RECORDS, [record_row(key, body, written)])
 
     def drop_records(self, before: int) -> None:
         """Delete the records of writes before a version, but for what is not of a write."""
@@ -311,24 +330,20 @@ class MilvusStore:
         for read in reads:
             read.result()
 
-    def _forget_documents(self, names: set[str]) -> None:
+    def forget_documents(self, names: set[str]) -> None:
         """Delete the rows of documents that have no chunks any more."""
-        gone = names - self._having_chunks(names)
+        gone = names - self._having_chunks(names) if names else set()
         if not gone:
             return
         self.drop_keys(DOCUMENTS, [listed_key_of(name) for name in gone])
         # Chunks that another replica has written meanwhile, and whose document was listed before.
         back = self._having_chunks(gone)
-        self._put(DOCUMENTS, [document_row(name) for name in sorted(back)])
+        self.put(DOCUMENTS, [document_row(name) for name in sorted(back)])
 
     def _having_chunks(self, names: set[str]) -> set[str]:
         expression = any_of("document_key", map(key_of, sorted(names)))
         found = self.query(CHUNKS, expression, ["document_id"], STRONG)
         return {row["document_id"] for row in found}
-
-    def _put(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
-        for some in _portions(rows):
-            self.link.call("upsert", table, data=some)
 
     def _read_about(self) -> About:
         found = self.query(RECORDS, any_of("key", [ABOUT]), ["body"], STRONG)
