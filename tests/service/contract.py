@@ -250,7 +250,9 @@ class Contract(WriteContract):
 
     def test_a_chunk_reads_back(self, asked: Asked) -> None:
         by_name = {one["id"]: one for one in asked.chunks}
-        for name in [*ODD_IDS[:-1], "m20", "m31", "m35", "e0", "e6", "x/y:z:6"]:
+        # No path holds a line feed, so that chunk cannot be asked for by name.
+        odd = [name for name in ODD_IDS if "\n" not in name]
+        for name in [*odd, "m20", "m31", "m35", "e0", "e6", "x/y:z:6"]:
             given, path = by_name[name], f"/v1/chunks/{quote(name, safe='/:')}"
             raw = asked.here.http.get(path, params={"vector": "true"}, headers=FLOAT32)
             assert raw.status_code == 200, name

@@ -36,6 +36,6 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return Backend(name=request.param, store=STORES[request.param])
 
 
-@pytest.mark.parametrize("backend", ["embedded"], indirect=True, scope="module")
+@pytest.mark.parametrize("backend", ["embedded", "milvus-lite"], indirect=True, scope="module")
 class TestBackends(Contract):
     pass
