@@ -230,7 +230,7 @@ class Contract(WriteContract):
             found = {one["id"] for one in answer["results"]}
             allowed = [one for one in asked.chunks if passes({"metadata": {}, **one}, given)]
             expected = {one["id"] for one in allowed} - {"alpha:0"}
-            assert found == expected, given
+            assert found == expected, (given, found ^ expected)
             assert len(answer["results"]) == len(found)
             some += bool(expected)
         assert some > len(filters) / 3
