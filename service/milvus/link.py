@@ -10,7 +10,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,8 @@ class Link:
     def __init__(self, place: Place, token: str, timeout_s: float, level: str) -> None:
         self.place = place
         self.level = LEVELS[level]
+        self.needed: Sequence[str] = ()
+        """Tables without which nothing can be answered; the first is asked whether it is there."""
         self._token = token
         self._timeout_s = timeout_s
         self._ping_s = min(timeout_s, max(LEAST_PING_S, timeout_s / 2))
@@ -206,9 +208,16 @@ class Link:
 
     def _answers(self) -> bool:
         try:
-            if not self.available:
-                self._replace(self._connect(self._ping_s))
-            self._client.list_collections(timeout=self._ping_s)
+            if self.available:
+                self._ask(self._client)
+            else:
+                client = self._connect(self._ping_s)
+                for table in self.needed:
+                    # Which waits until it can be searched: a server that has come back takes a
+                    # while for that, and milvus-lite has to be told.
+                    client.load_collection(table, timeout=self._timeout_s)
+                self._ask(client)
+                self._replace(client)
         except (MilvusException, grpc.RpcError, IndexUnavailableError, ValueError) as error:
             if self.available and not self._closing:
                 log.warning("Milvus is away: %s", _told(error))
@@ -218,6 +227,19 @@ class Link:
             log.warning("Milvus is back")
             self._away_since_s = None
         return True
+
+    def _ask(self, client: MilvusClient) -> None:
+        """Ask something that only a server which can search answers."""
+        if not self.needed:
+            client.list_collections(timeout=self._ping_s)
+        for table in self.needed[:1]:
+            client.query(
+                table,
+                filter='key == ""',
+                output_fields=["key"],
+                consistency_level=LEVELS["eventually"],
+                timeout=self._ping_s,
+            )
 
     def _replace(self, client: MilvusClient) -> None:
         old, self._client = self._client, client

@@ -103,6 +103,8 @@ class MilvusStore:
             self.about = self._read_about()
             self.dimension = int(fields["vector"]["params"]["dim"])
         self._tables = tables
+        ours = (CHUNKS, DOCUMENTS, RECORDS, *self.learned_tables)
+        self.link.needed = [table for table in ours if table in tables]
 
     def look(self) -> None:
         """Discover if nothing is known yet, but not at every question."""
@@ -143,8 +145,8 @@ class MilvusStore:
                 index_params=indexes,
                 consistency_level="Bounded",
             )
-            self._tables = self._tables | {table}
         self.link.call("load_collection", table)
+        self._tables = self._tables | {table}
 
     @property
     def learned_tables(self) -> list[str]:

@@ -48,6 +48,8 @@ class MilvusView:
         level: What its reads by key wait for; empty is what the store's do.
     """
 
+    waits = True
+
     def __init__(self, store: MilvusStore, models: Mapping[str, Served], level: str = "") -> None:
         store.look()
         self.models = models
