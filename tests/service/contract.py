@@ -25,6 +25,7 @@ from .contract_data import (
     ODD_IDS,
     POSITIONS,
     READ,
+    TWINS,
     Chunk,
     agree,
     asked_chunks,
@@ -169,6 +170,11 @@ class Contract(WriteContract):
         queries = [{**query, "model": model} for query in QUESTIONS]
         vectors = {"context": unit_rows(3, 52).tolist(), "model": model, "top_k": 30}
         queries += [{**vectors, "mode": mode} for mode in ("auto", "p8", "retrieval")]
+        if model == "rerank":
+            # It sees one twin as the other's neighbour, whichever comes first.
+            queries = [
+                {**one, "exclude_ids": [*one.get("exclude_ids", []), *TWINS]} for one in queries
+            ]
         for query, (one, other) in zip(
             queries, asked.both("/v1/rank", {"queries": queries}), strict=True
         ):

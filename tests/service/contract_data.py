@@ -38,6 +38,8 @@ ODD_IDS = [
     "größer:Ω",
     "o" * 1024,
 ]
+TWINS = [f"twin{number}" for number in range(4)]
+"""Chunks of the same vector: which of them comes first is decided somehow."""
 LONG = "the same thirty-two bytes, then "
 ODD_METADATA: list[dict[str, Any]] = [
     {"n": [1, 9]},
@@ -191,13 +193,12 @@ def asked_chunks() -> tuple[list[Chunk], dict[str, np.ndarray]]:
         {"id": f"e{number}", "document_id": "edges", "position": position}
         for number, position in enumerate(EDGES)
     ]
-    # Those of odd metadata stand on each other, in fours: equal scores are decided somehow.
+    bare += [{"id": name, "document_id": "twins", "position": 0} for name in TWINS]
     rows_ND = unit_rows(len(bare), 40)
-    vectors = {}
-    for row, one in enumerate(bare):
-        same = row - row % 4 if one["document_id"] == "odd" else row
-        vectors[one["id"]] = rows_ND[same]
-        one["vector"] = encode_vector(rows_ND[same])
+    rows_ND[-len(TWINS) :] = rows_ND[-len(TWINS)]
+    vectors = {one["id"]: row_D for one, row_D in zip(bare, rows_ND, strict=True)}
+    for one in bare:
+        one["vector"] = encode_vector(vectors[one["id"]])
     return bare, vectors
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from .contract import Backend, Contract, asked, models, written  # noqa: F401 (fixtures)
+from .contract_replicas import ReplicaContract, replicas  # noqa: F401 (a fixture)
 from .lite import LiteServer
 
 
@@ -38,4 +39,9 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.mark.parametrize("backend", ["embedded", "milvus-lite"], indirect=True, scope="module")
 class TestBackends(Contract):
+    pass
+
+
+@pytest.mark.parametrize("backend", ["milvus-lite"], indirect=True, scope="module")
+class TestReplicas(ReplicaContract):
     pass
