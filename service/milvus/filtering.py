@@ -11,7 +11,6 @@ searches checks what was found with ``service.filters.matching_slots`` and asks 
 """
 
 import hashlib
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,6 +22,7 @@ SEARCH_LIMIT_BYTES = 65_000
 STRING_BYTES = 24
 BEYOND = "g"
 """Sorts after every hexadecimal digit."""
+NOTHING = "position < 0 and position > 0"
 _KINDS = {str: "s", bool: "b", float: "n"}
 
 
@@ -34,17 +34,12 @@ def search_field(metadata: Mapping[str, Any]) -> dict[str, Any]:
         name = _digest("k", key)
         terms[name] = None
         terms[_term(key, kind, value)] = None
-        if kind is float:
-            low = high = _finite(value)
-            mark = "n"
-        elif kind is str:
-            low, high = _low(value), _high(value)
-            mark = "s"
-        else:
-            continue
-        lowest, highest = f"{name}{mark}l", f"{name}{mark}h"
-        spans[lowest] = min(spans.get(lowest, low), low)
-        spans[highest] = max(spans.get(highest, high), high)
+        if kind is not bool:
+            text = kind is str
+            low, high = (_low(value), _high(value)) if text else (_finite(value),) * 2
+            lowest, highest = (f"{name}{_mark(value)}{end}" for end in "lh")
+            spans[lowest] = min(spans.get(lowest, low), low)
+            spans[highest] = max(spans.get(highest, high), high)
     return {"t": list(terms), **spans}
 
 
@@ -66,11 +61,23 @@ def expression_of(given: ChunkFilter, document_keys: list[str] | None) -> str:
 
 
 def _position(wanted: PositionRange) -> Iterator[str]:
-    for sign, bound in ((">", wanted.gt), (">=", wanted.gte), ("<", wanted.lt), ("<=", wanted.lte)):
+    # Milvus reads no integer beyond 64 bits, nor the least of those that a position can be.
+    for name, bound in (("gt", wanted.gt), ("gte", wanted.gte)):
         if bound is not None:
-            # An integer of 64 bits is all that a position can be.
-            bound = max(-sys.maxsize, min(bound, sys.maxsize))
-            yield f"position {sign} {bound}"
+            least = bound + (name == "gt")
+            if least > sys.maxsize:
+                yield NOTHING
+            elif least >= -sys.maxsize:
+                yield f"position >= {least}"
+    for name, bound in (("lt", wanted.lt), ("lte", wanted.lte)):
+        if bound is not None:
+            most = bound - (name == "lt")
+            if most < -sys.maxsize - 1:
+                yield NOTHING
+            elif most < -sys.maxsize:
+                yield f"position < {-sys.maxsize}"
+            elif most < sys.maxsize:
+                yield f"position <= {most}"
 
 
 def _conditions(key: str, condition: Condition) -> Iterator[str]:
@@ -80,7 +87,7 @@ def _conditions(key: str, condition: Condition) -> Iterator[str]:
         return
     if not condition.exists:
         # Nothing both is and is not there.
-        yield "position < 0 and position > 0"
+        yield NOTHING
         return
     for values in ((condition.eq,), condition.one_of):
         if values is not None and values != (None,):
@@ -139,4 +146,4 @@ def _octets(value: str) -> bytes:
 
 
 def _finite(value: float) -> float:
-    return max(-sys.float_info.max, min(value, sys.float_info.max)) if not math.isnan(value) else 0.0
+    return max(-sys.float_info.max, min(value, sys.float_info.max))

@@ -1,16 +1,16 @@
 """The connection to Milvus, and whether it is there.
 
-One thread asks Milvus every second whether it answers. While it does not, the circuit is open: calls
-fail at once, so that nothing hangs and nothing piles up, and that thread goes on asking, over a new
-connection each time, for one that was lost may take minutes to try again. A call that fails does
-not open the circuit itself, since one slow question says little: it has that thread ask now.
+One thread asks Milvus every second whether it answers. While it does not, the circuit is open:
+calls fail at once, so that nothing hangs and nothing piles up, and that thread goes on asking, over
+a new connection each time, for one that was lost may take minutes to try again. A call that fails
+does not open the circuit itself, since one slow question says little: it has that thread ask now.
 """
 
 import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,8 @@ class Link:
     def __init__(self, place: Place, token: str, timeout_s: float, level: str) -> None:
         self.place = place
         self.level = LEVELS[level]
+        self.needed: Sequence[str] = ()
+        """Tables without which nothing can be answered; the first is asked whether it is there."""
         self._token = token
         self._timeout_s = timeout_s
         self._ping_s = min(timeout_s, max(LEAST_PING_S, timeout_s / 2))
@@ -211,9 +213,10 @@ class Link:
 
     def _answers(self) -> bool:
         try:
-            if not self.available:
-                self._replace(self._connect(self._ping_s))
-            self._client.list_collections(timeout=self._ping_s)
+            if self.available:
+                self._ask(self._client)
+            else:
+                self._replace(self._returned())
         except (MilvusException, grpc.RpcError, IndexUnavailableError, ValueError) as error:
             if self.available and not self._closing:
                 log.warning("Milvus is away: %s", told(error))
@@ -223,6 +226,33 @@ class Link:
             log.warning("Milvus is back")
             self._away_since_s = None
         return True
+
+    def _returned(self) -> MilvusClient:
+        """A new connection, to a server that can search."""
+        client = self._connect(self._ping_s)
+        try:
+            for table in self.needed:
+                # Which waits until it can be searched: a server that has come back takes a while
+                # for that, and milvus-lite has to be told.
+                client.load_collection(table, timeout=self._timeout_s)
+            self._ask(client)
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def _ask(self, client: MilvusClient) -> None:
+        """Ask something that only a server which can search answers."""
+        if not self.needed:
+            client.list_collections(timeout=self._ping_s)
+        for table in self.needed[:1]:
+            client.query(
+                table,
+                filter='key == ""',
+                output_fields=["key"],
+                consistency_level=LEVELS["eventually"],
+                timeout=self._ping_s,
+            )
 
     def _replace(self, client: MilvusClient) -> None:
         old, self._client = self._client, client

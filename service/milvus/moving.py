@@ -222,8 +222,7 @@ class _Milvus:
                 store.drop_keys(table, [row["key"] for row in there])
         self._put(chunks)
         left = {row["document_id"] for row in there} - {chunk.document_id for chunk in chunks}
-        if left:
-            store.forget_documents(left)
+        store.forget_documents(left)
         return len(there)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from models.scoring import Floats
-from service.errors import WrongDimensionError
+from service.errors import IndexUnavailableError, WrongDimensionError
 from service.milvus.link import STRONG, Link
 from service.milvus.tables import (
     ABOUT,
@@ -44,6 +44,8 @@ KEYS_A_CALL = 5000
 WALKED_AT_ONCE = 1000
 LEAST_EF = 64
 DISCOVER_EVERY_S = 1.0
+MAKING_S = 30.0
+"""Most seconds that making or loading a table may take: it is done once, and takes seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +102,14 @@ class MilvusStore:
             # Whoever made them may have ended before they were loaded, and milvus-lite forgets
             # at its end what was.
             for table in (RECORDS, DOCUMENTS, CHUNKS):
-                self.link.call("load_collection", table)
+                self._make("load_collection", table)
             described = self.link.call("describe_collection", CHUNKS)
             fields = {one["name"]: one for one in described["fields"]}
             self.about = self._read_about()
             self.dimension = int(fields["vector"]["params"]["dim"])
         self._tables = tables
+        ours = (CHUNKS, DOCUMENTS, RECORDS, *self.learned_tables)
+        self.link.needed = [table for table in ours if table in tables]
 
     def look(self) -> None:
         """Discover if nothing is known yet, but not at every question."""
@@ -126,7 +130,7 @@ class MilvusStore:
                     self.make_table(table, 0)
                 about = {"store_id": uuid.uuid4().hex, "name": name}
                 about["embedding_model"] = kind.embedding_model
-                self._put(RECORDS, [record_row(ABOUT, about, 0)])
+                self.put(RECORDS, [record_row(ABOUT, about, 0)])
                 self.make_table(CHUNKS, kind.dimension)
                 self._wait([(RECORDS, ABOUT)])
                 self.discover()
@@ -136,18 +140,28 @@ class MilvusStore:
             )
 
     def make_table(self, table: str, dimension: int) -> None:
-        """Make a table and load it, if it is not there."""
-        if table not in self._tables:
-            schema, indexes = schema_of(table, dimension)
-            self.link.call(
-                "create_collection",
-                table,
-                schema=schema,
-                index_params=indexes,
-                consistency_level="Bounded",
-            )
-            self._tables = self._tables | {table}
-        self.link.call("load_collection", table)
+        """Make a table with its index and load it, or what is missing of that.
+
+        Step by step, since whoever did it before may have been cut off anywhere, and another
+        replica may be at it now.
+        """
+        schema, indexes = schema_of(table, dimension)
+        if table not in self._tables and not self._is_there(table):
+            try:
+                self._make("create_collection", table, schema=schema, consistency_level="Bounded")
+            except IndexUnavailableError:
+                if not self._is_there(table):
+                    raise
+        if not self.link.call("list_indexes", table):
+            self._make("create_index", table, indexes)
+        self._make("load_collection", table)
+        self._tables = self._tables | {table}
+
+    def _is_there(self, table: str) -> bool:
+        return bool(self.link.call("has_collection", table))
+
+    def _make(self, method: str, table: str, *args: Any, **named: Any) -> None:
+        self.link.call(method, table, *args, timeout=MAKING_S, **named)
 
     @property
     def learned_tables(self) -> list[str]:
@@ -248,15 +262,34 @@ class MilvusStore:
             Their rows.
         """
         rows = [chunk_row(chunk, written + apart * place) for place, chunk in enumerate(chunks)]
-        self._put(CHUNKS, rows)
+        self.put(CHUNKS, rows)
         # After the chunks: whoever deletes a document looks again after it has done so.
         names = dict.fromkeys(chunk.document_id for chunk in chunks)
-        self._put(DOCUMENTS, [document_row(name) for name in names])
+        self.put(DOCUMENTS, [document_row(name) for name in names])
         return rows
 
-    def put_learned(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
-        """Write rows of a learned table."""
-        self._put(table, rows)
+    def put(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Write rows, in calls of a size that Milvus takes."""
+        for some in _portions(rows):
+            self.link.call("upsert", table, data=some)
+
+    def rows_of(self, keys: Sequence[str]) -> list[dict[str, Any]]:
+        """Read what a learned table is made from."""
+        fields = ["key", "document_key", "position", "search", "written", "vector"]
+        return self.query(CHUNKS, any_of("key", keys), fields, STRONG)
+
+    def differences(self, table: str) -> tuple[list[str], list[str]]:
+        """Compare a learned table with the chunks.
+
+        Returns:
+            Keys of chunks that it lacks or has of an earlier write, and keys that it has too many.
+        """
+        fields = ["key", "written"]
+        theirs = {row["key"]: row["written"] for some in self.walk(table, fields) for row in some}
+        lacking = []
+        for some in self.walk(CHUNKS, fields):
+            lacking += [one["key"] for one in some if theirs.pop(one["key"], -1) != one["written"]]
+        return lacking, list(theirs)
 
     def drop_keys(self, table: str, keys: Sequence[str]) -> None:
         """Delete rows of a table."""
@@ -281,21 +314,11 @@ class MilvusStore:
         self.forget_documents({row["document_id"] for row in found})
         return len(found)
 
-    def forget_replaced(self, chunks: Sequence[StoredChunk], documents: set[str]) -> None:
-        """Forget the documents that chunks have left by being written again."""
-        left = {one.chunk.document_id for one in chunks} - documents
-        if left:
-            self.forget_documents(left)
-
-    def forget_documents(self, names: set[str]) -> None:
-        """Delete the rows of documents that have no chunks any more."""
-        gone = names - self._having_chunks(names)
-        if not gone:
-            return
-        self.drop_keys(DOCUMENTS, [listed_key_of(name) for name in gone])
-        # Chunks that another replica has written meanwhile, and whose document was listed before.
-        back = self._having_chunks(gone)
-        self._put(DOCUMENTS, [document_row(name) for name in sorted(back)])
+    def replaced(self, ids: Sequence[str], documents: set[str]) -> set[str]:
+        """Other documents than these that chunks are in now, before they are written again."""
+        keys = [key_of(name) for name in ids]
+        found = self.query(CHUNKS, any_of("key", keys), ["document_id"])
+        return {row["document_id"] for row in found} - documents
 
     def record(self, key: str) -> dict[str, Any] | None:
         """Read a record."""
@@ -306,7 +329,7 @@ class MilvusStore:
 
     def put_record(self, key: str, body: dict[str, Any], written: int) -> None:
         """Write a record."""
-        self._put(RECORDS, [record_row(key, body, written)])
+        self.put(RECORDS, [record_row(key, body, written)])
 
     def drop_records(self, before: int) -> None:
         """Delete the records of writes before a version, but for what is not of a write."""
@@ -328,14 +351,20 @@ class MilvusStore:
         for read in reads:
             read.result()
 
+    def forget_documents(self, names: set[str]) -> None:
+        """Delete the rows of documents that have no chunks any more."""
+        gone = names - self._having_chunks(names) if names else set()
+        if not gone:
+            return
+        self.drop_keys(DOCUMENTS, [listed_key_of(name) for name in gone])
+        # Chunks that another replica has written meanwhile, and whose document was listed before.
+        back = self._having_chunks(gone)
+        self.put(DOCUMENTS, [document_row(name) for name in sorted(back)])
+
     def _having_chunks(self, names: set[str]) -> set[str]:
         expression = any_of("document_key", map(key_of, sorted(names)))
         found = self.query(CHUNKS, expression, ["document_id"], STRONG)
         return {row["document_id"] for row in found}
-
-    def _put(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
-        for some in _portions(rows):
-            self.link.call("upsert", table, data=some)
 
     def _read_about(self) -> About:
         found = self.query(RECORDS, any_of("key", [ABOUT]), ["body"], STRONG)

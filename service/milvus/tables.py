@@ -12,7 +12,7 @@ Shapes: D dimension.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ class StoredChunk:
     chunk: ChunkRow
 
 
-def check_chunks(chunks: list[ChunkRow]) -> None:
+def check_chunks(chunks: Sequence[ChunkRow]) -> None:
     """Check what Milvus limits and the data folder does not.
 
     Raises:

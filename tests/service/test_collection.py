@@ -13,7 +13,7 @@ from models.ranking import rank_corpus
 from models.scoring import Method
 from service.collection import Collection, Limits
 from service.modes import load_state
-from service.opening import Opened, open_collection
+from service.opening import OpenedFolder, open_collection
 from service.retrieval import Scope, nearest
 from service.settings import Settings
 from service.store import ChunkRow, StoreError
@@ -37,7 +37,7 @@ def copy(data: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opening() -> Iterator[Callable[..., Collection]]:
-    opened: list[Opened] = []
+    opened: list[OpenedFolder] = []
 
     def once(data: Path, checkpoint: Path | None = None, **options: object) -> Collection:
         while opened:

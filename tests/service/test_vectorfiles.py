@@ -15,7 +15,7 @@ from service.collection import Collection, Limits
 from service.errors import StorageFullError
 from service.mapped import HEADER_BYTES, Growing, Mapped
 from service.modes import load_state
-from service.opening import Opened, open_collection
+from service.opening import OpenedFolder, open_collection
 from service.retrieval import Scope, nearest
 from service.settings import Settings
 from service.store import ChunkRow
@@ -35,7 +35,7 @@ def copy(data: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opening() -> Iterator[Open]:
-    opened: list[Opened] = []
+    opened: list[OpenedFolder] = []
 
     def once(data: Path, checkpoint: Path | None = None) -> Collection:
         while opened:
