@@ -153,7 +153,8 @@ class MilvusStore:
                 if not self._is_there(table):
                     raise
         if not self.link.call("list_indexes", table):
-            self._make("create_index", table, indexes)
+            # Nothing need be waited for: loading waits for the index.
+            self._make("create_index", table, indexes, sync=False)
         self._make("load_collection", table)
         self._tables = self._tables | {table}
 
