@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -178,7 +179,7 @@ def test_chunks_of_other_ids_stay_and_those_of_the_same_are_replaced(
         # As a replica that serves a checkpoint has made it.
         store.make_table(f"{LEARNED}v", DIMENSION)
         rows = [learned_row(row, row["vector"]) for row in store.put_chunks(own, 1)]
-        store.put_learned(f"{LEARNED}v", rows)
+        store.put(f"{LEARNED}v", rows)
     capsys.readouterr()
     for place, what in ((url, f"{url}: "), (tmp_path / "own", f"{tmp_path / 'own'}: ")):
         source = url if place != url else filled
@@ -271,6 +272,7 @@ def test_one_that_was_killed_is_completed(
     )
     with closing(opened(url)) as store:
         while process.poll() is None:
+            time.sleep(0.02)
             store.look()
             if store.dimension and store.count(CHUNKS):
                 process.send_signal(signal.SIGKILL)
@@ -295,7 +297,7 @@ def test_a_milvus_that_changes_or_goes_away_leaves_a_folder_as_it_was(
     own = write(tmp_path / "own", [chunk("own", vectors_ND[0])])
     before = whole(own)
     assert run(data, url) == 0
-    settings = Settings(data=own, index_url=url, index_timeout_s=2)
+    settings = Settings(data=own, index_url=url, index_timeout_s=1)
 
     def meanwhile(disturb: Callable[[], Any]) -> None:
         def watch(chunks: Iterator[ChunkRow], what: str) -> Iterator[ChunkRow]:
