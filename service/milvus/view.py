@@ -7,6 +7,7 @@ request's own model: the tables of learned spaces only say which chunks to look 
 Shapes: B queries, L window, N slots, D dimension.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -64,6 +65,8 @@ class MilvusView:
         self._contents: dict[int, tuple[str, dict[str, Any]]] = {}
         self._slot_of: dict[str, int] = {}
         self._projected: dict[str, Growing] = {}
+        self._growing = threading.Lock()
+        """Held while slots are added: queries of one request are searched by several threads."""
 
     @property
     def raw(self) -> Space:
@@ -82,13 +85,12 @@ class MilvusView:
 
     def named(self, ids: Sequence[str]) -> Rows:
         """Slots that stand for chunks, be they there or not; their vectors are not read."""
-        known = {key: slot for slot, key in enumerate(self._keys)}
-        fresh = [name for name in dict.fromkeys(ids) if key_of(name) not in known]
-        if fresh:
-            nothing_D = np.zeros(self.dimension, np.float32)
-            empty: dict[str, Any] = {"document_id": "", "position": 0, "text": "", "metadata": {}}
-            chunks = [ChunkRow(id=name, vector_D=nothing_D, **empty) for name in fresh]
-            known |= zip(map(key_of, fresh), self._append(chunks), strict=True)
+        with self._growing:
+            known = {key: slot for slot, key in enumerate(self._keys)}
+            fresh = [name for name in dict.fromkeys(ids) if key_of(name) not in known]
+            if fresh:
+                slots = self._append([_stand_in(name, self.dimension) for name in fresh])
+                known |= zip(map(key_of, fresh), slots, strict=True)
         return np.array([known[key_of(name)] for name in ids], np.int64)
 
     def document(self, document_id: str) -> Rows:
@@ -114,13 +116,14 @@ class MilvusView:
         """The space in which a method makes its queries, with all slots that are known now."""
         if method is not Method.P8 or not served.learned:
             return self.raw
-        projected = self._projected.get(served.name)
-        if projected is None:
-            projected = self._projected[served.name] = Growing(np.float32, self.dimension)
-        if projected.size < self.slots.count:
-            fresh_ND = self.slots.raw.array[projected.size : self.slots.count]
-            projected.extend(served.scorer.project(fresh_ND))
-        return Space(vectors=projected.array, index=None)
+        with self._growing:
+            projected = self._projected.get(served.name)
+            if projected is None:
+                projected = self._projected[served.name] = Growing(np.float32, self.dimension)
+            if projected.size < self.slots.count:
+                fresh_ND = self.slots.raw.array[projected.size : self.slots.count]
+                projected.extend(served.scorer.project(fresh_ND))
+            return Space(vectors=projected.array, index=None)
 
     def retrieve(
         self,
@@ -225,13 +228,14 @@ class MilvusView:
             self._take(self._store.fetch(unknown, self._level))
 
     def _take(self, found: Sequence[StoredChunk]) -> None:
-        fresh = {one.key: one.chunk for one in found if one.key not in self._slot_of}
-        if not fresh:
-            return
-        slots = self._append(list(fresh.values()))
-        self._slot_of.update(zip(fresh, slots, strict=True))
-        for slot, chunk in zip(slots, fresh.values(), strict=True):
-            self._contents[slot] = (chunk.text, chunk.metadata)
+        with self._growing:
+            fresh = {one.key: one.chunk for one in found if one.key not in self._slot_of}
+            if not fresh:
+                return
+            slots = self._append(list(fresh.values()))
+            self._slot_of.update(zip(fresh, slots, strict=True))
+            for slot, chunk in zip(slots, fresh.values(), strict=True):
+                self._contents[slot] = (chunk.text, chunk.metadata)
 
     def _append(self, chunks: Sequence[ChunkRow]) -> range:
         slots = range(self.slots.count, self.slots.count + len(chunks))
@@ -252,6 +256,11 @@ def matching_ids(store: MilvusStore, given: ChunkFilter) -> list[str]:
         part._take([stored(row | {"vector": nothing_D}) for row in some])
         ids += [part.slots.ids[slot] for slot in np.flatnonzero(part._passing(given))]
     return ids
+
+
+def _stand_in(name: str, dimension: int) -> ChunkRow:
+    nothing_D = np.zeros(dimension, np.float32)
+    return ChunkRow(id=name, document_id="", position=0, text="", metadata={}, vector_D=nothing_D)
 
 
 def _rows(slots: Iterable[int]) -> Rows:

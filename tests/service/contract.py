@@ -156,8 +156,9 @@ QUESTIONS: list[dict[str, Any]] = [
             {"vector": unit_rows(1, 50)[0].tolist()},
             {"id": "mine", "vector": unit_rows(1, 51)[0].tolist()},
             {"id": "alpha:0"},
+            {"id": "delta:4"},
         ],
-        "exclude_ids": ["nowhere"],
+        "exclude_ids": ["nowhere", "delta:4"],
     },
 ]
 
