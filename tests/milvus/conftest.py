@@ -1,0 +1,32 @@
+"""A real Milvus, one for all tests of this folder. ``.ci/milvus`` runs them where it may listen."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.milvus.server import MilvusServer
+
+
+@pytest.fixture(scope="session")
+def milvus_binary() -> Path:
+    """The program."""
+    binary = os.environ.get("MILVUS_BINARY")
+    assert binary, "MILVUS_BINARY: expected the path of the program; .ci/milvus sets it"
+    return Path(binary)
+
+
+@pytest.fixture(scope="session")
+def milvus_server(
+    tmp_path_factory: pytest.TempPathFactory, milvus_binary: Path
+) -> Iterator[MilvusServer]:
+    """It runs; a test that ends it starts it again."""
+    with MilvusServer(tmp_path_factory.mktemp("milvus"), milvus_binary) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def milvus_url(milvus_server: MilvusServer) -> str:
+    """What ``--index-url`` is given."""
+    return milvus_server.url()
