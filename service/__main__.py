@@ -1,4 +1,4 @@
-"""``python -m service``: index, serve, ask, keep keys, export, import and back up."""
+"""``python -m service``: index, serve, ask, keep keys, export, import, back up and migrate."""
 
 import argparse
 import os
@@ -6,9 +6,9 @@ import signal
 import sys
 from types import FrameType
 
-from service.commands import index, key, openapi, order, rank, serve, transfer
+from service.commands import index, key, migrate, openapi, order, rank, serve, transfer
 
-COMMANDS = (index, serve, rank, order, key, transfer, openapi)
+COMMANDS = (index, serve, rank, order, key, transfer, migrate, openapi)
 
 
 def main(arguments: list[str] | None = None) -> int:

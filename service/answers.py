@@ -155,7 +155,7 @@ class DocumentSummary(BaseModel):
 
 
 class Documents(BaseModel):
-    """A page of the documents, in the order in which they came."""
+    """A page of the documents, in the order in which they came, or in Milvus of their ids."""
 
     total: int
     documents: list[DocumentSummary]

@@ -64,6 +64,11 @@ class ServiceError(Exception):
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
 
+    def __init_subclass__(cls) -> None:
+        """Make a title of the code where the class has none of its own."""
+        if "title" not in vars(cls):
+            cls.title = cls.code.replace("_", " ").capitalize()
+
     def __init__(
         self,
         detail: str,
@@ -102,7 +107,6 @@ class RequestError(ServiceError, ValueError):
 
     status = 400
     code = "bad_request"
-    title = "Bad request"
 
 
 class FieldError(RequestError):
@@ -128,7 +132,6 @@ class MalformedBodyError(RequestError):
 
     status = 422
     code = "malformed_body"
-    title = "Malformed body"
 
 
 class InvalidRequestError(FieldError):
@@ -136,7 +139,6 @@ class InvalidRequestError(FieldError):
 
     status = 422
     code = "invalid_request"
-    title = "Invalid request"
 
 
 class ContextLengthError(FieldError):
@@ -152,7 +154,6 @@ class InvalidVectorError(FieldError):
 
     status = 422
     code = "invalid_vector"
-    title = "Invalid vector"
 
 
 class WrongDimensionError(FieldError):
@@ -160,7 +161,6 @@ class WrongDimensionError(FieldError):
 
     status = 422
     code = "wrong_dimension"
-    title = "Wrong dimension"
 
 
 class DuplicateIdError(FieldError):
@@ -168,7 +168,6 @@ class DuplicateIdError(FieldError):
 
     status = 422
     code = "duplicate_id"
-    title = "Duplicate id"
 
 
 class UnknownIdError(FieldError):
@@ -176,7 +175,6 @@ class UnknownIdError(FieldError):
 
     status = 422
     code = "unknown_id"
-    title = "Unknown id"
 
 
 class UnknownModelError(FieldError):
@@ -184,7 +182,6 @@ class UnknownModelError(FieldError):
 
     status = 422
     code = "unknown_model"
-    title = "Unknown model"
 
 
 class BatchTooLargeError(FieldError):
@@ -192,7 +189,6 @@ class BatchTooLargeError(FieldError):
 
     status = 422
     code = "batch_too_large"
-    title = "Batch too large"
 
 
 class TopKTooLargeError(FieldError):
@@ -208,7 +204,6 @@ class SequenceTooLongError(FieldError):
 
     status = 422
     code = "sequence_too_long"
-    title = "Sequence too long"
 
 
 class TextTooLongError(FieldError):
@@ -216,7 +211,6 @@ class TextTooLongError(FieldError):
 
     status = 422
     code = "text_too_long"
-    title = "Text too long"
 
 
 class MetadataTooLargeError(FieldError):
@@ -224,7 +218,6 @@ class MetadataTooLargeError(FieldError):
 
     status = 422
     code = "metadata_too_large"
-    title = "Metadata too large"
 
 
 class IdempotencyKeyReusedError(FieldError):
@@ -232,7 +225,6 @@ class IdempotencyKeyReusedError(FieldError):
 
     status = 422
     code = "idempotency_key_reused"
-    title = "Idempotency key reused"
 
 
 class UnauthenticatedError(RequestError):
@@ -240,7 +232,6 @@ class UnauthenticatedError(RequestError):
 
     status = 401
     code = "unauthenticated"
-    title = "Unauthenticated"
 
 
 class ForbiddenError(RequestError):
@@ -248,7 +239,6 @@ class ForbiddenError(RequestError):
 
     status = 403
     code = "forbidden"
-    title = "Forbidden"
 
 
 class BodyTooLargeError(RequestError):
@@ -256,7 +246,6 @@ class BodyTooLargeError(RequestError):
 
     status = 413
     code = "body_too_large"
-    title = "Body too large"
 
 
 class NotFoundError(RequestError):
@@ -264,21 +253,18 @@ class NotFoundError(RequestError):
 
     status = 404
     code = "not_found"
-    title = "Not found"
 
 
 class ChunkNotFoundError(NotFoundError):
     """There is no chunk with that id."""
 
     code = "chunk_not_found"
-    title = "Chunk not found"
 
 
 class DocumentNotFoundError(NotFoundError):
     """There is no document with that id."""
 
     code = "document_not_found"
-    title = "Document not found"
 
 
 class MethodNotAllowedError(RequestError):
@@ -286,7 +272,6 @@ class MethodNotAllowedError(RequestError):
 
     status = 405
     code = "method_not_allowed"
-    title = "Method not allowed"
 
 
 class NotAcceptableError(RequestError):
@@ -294,7 +279,6 @@ class NotAcceptableError(RequestError):
 
     status = 406
     code = "not_acceptable"
-    title = "Not acceptable"
 
 
 class UnsupportedMediaTypeError(RequestError):
@@ -302,7 +286,6 @@ class UnsupportedMediaTypeError(RequestError):
 
     status = 415
     code = "unsupported_media_type"
-    title = "Unsupported media type"
 
 
 class CheckpointRejectedError(RequestError):
@@ -310,7 +293,6 @@ class CheckpointRejectedError(RequestError):
 
     status = 409
     code = "checkpoint_rejected"
-    title = "Checkpoint rejected"
 
 
 class UnavailableError(ServiceError):
@@ -318,28 +300,24 @@ class UnavailableError(ServiceError):
 
     status = 503
     code = "unavailable"
-    title = "Unavailable"
 
 
 class NotReadyError(UnavailableError):
     """The store is still being loaded, or could not be."""
 
     code = "not_ready"
-    title = "Not ready"
 
 
 class IndexUnavailableError(UnavailableError):
     """The index is kept elsewhere, and does not answer."""
 
     code = "index_unavailable"
-    title = "Index unavailable"
 
 
 class UnreachableError(UnavailableError):
     """The client could not reach any service, or what answered is not one."""
 
     code = "unreachable"
-    title = "Unreachable"
 
 
 class ModelUnavailableError(UnavailableError):
@@ -347,14 +325,12 @@ class ModelUnavailableError(UnavailableError):
 
     status = 409
     code = "model_unavailable"
-    title = "Model unavailable"
 
 
 class OrderUnavailableError(ModelUnavailableError):
     """Order needs the verifier of a valid checkpoint, and there is none."""
 
     code = "order_unavailable"
-    title = "Order unavailable"
 
 
 class EmbedderUnavailableError(UnavailableError):
@@ -362,7 +338,6 @@ class EmbedderUnavailableError(UnavailableError):
 
     status = 501
     code = "embedder_unavailable"
-    title = "Embedder unavailable"
 
 
 class QueueFullError(UnavailableError):
@@ -370,7 +345,6 @@ class QueueFullError(UnavailableError):
 
     status = 429
     code = "queue_full"
-    title = "Queue full"
 
 
 class RateLimitedError(UnavailableError):
@@ -378,7 +352,6 @@ class RateLimitedError(UnavailableError):
 
     status = 429
     code = "rate_limited"
-    title = "Rate limited"
 
 
 class DeadlineError(UnavailableError):
@@ -386,7 +359,6 @@ class DeadlineError(UnavailableError):
 
     status = 504
     code = "deadline_exceeded"
-    title = "Deadline exceeded"
 
 
 class StorageFullError(UnavailableError):
@@ -394,7 +366,6 @@ class StorageFullError(UnavailableError):
 
     status = 507
     code = "storage_full"
-    title = "Storage full"
 
 
 def error_classes(root: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:

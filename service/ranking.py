@@ -10,8 +10,10 @@ Shapes: B queries, L window, K candidates, D dimension.
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
@@ -28,6 +30,8 @@ from service.view import AnyView, Served
 
 PAIRS_AT_ONCE = 1 << 18
 """Pairs of candidates re-ranked together, as many as one set of 512 has: it bounds the memory."""
+SEARCHES_AT_ONCE = 16
+"""Of those that wait for another process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,26 +139,37 @@ def _search(outcomes: "Sequence[Outcome | _Run]") -> "list[Outcome | _Run]":
             queries = _query(group)
         for row, run in enumerate(group):
             run.queries, run.row = queries, row
-    for group in _groups([run for run in runs if run.task.candidates is None], _of_search):
-        try:
-            with _timed(group, "search"):
-                _retrieve(group)
-        except UnavailableError as error:
-            for run in group:
-                run.failed = error
+    groups = list(_groups([run for run in runs if run.task.candidates is None], _of_search))
+    if len(groups) > 1 and groups[0][0].task.view.waits:
+        list(_searches().map(_retrieve, groups))
+    else:
+        for group in groups:
+            _retrieve(group)
     return [one.failed or one if isinstance(one, _Run) else one for one in outcomes]
+
+
+@cache
+def _searches() -> ThreadPoolExecutor:
+    """Threads for searches that only wait for another process."""
+    return ThreadPoolExecutor(SEARCHES_AT_ONCE, thread_name_prefix="search")
 
 
 def _retrieve(group: Sequence[_Run]) -> None:
     task = group[0].task
-    found = task.view.retrieve(
-        task.served,
-        group[0].choice.method,
-        np.stack([run.queries.vectors_BD[run.row] for run in group if run.queries]),
-        [run.task.scope for run in group],
-        depth=_depth(group[0]),
-        wanted=[run.task.top_k for run in group],
-    )
+    try:
+        with _timed(group, "search"):
+            found = task.view.retrieve(
+                task.served,
+                group[0].choice.method,
+                np.stack([run.queries.vectors_BD[run.row] for run in group if run.queries]),
+                [run.task.scope for run in group],
+                depth=_depth(group[0]),
+                wanted=[run.task.top_k for run in group],
+            )
+    except UnavailableError as error:
+        for run in group:
+            run.failed = error
+        return
     for run, slots in zip(group, found, strict=True):
         run.slots = slots
 

@@ -61,6 +61,10 @@ class AnyView(Protocol):
         """The raw vectors of all slots that are known now."""
 
     @property
+    def waits(self) -> bool:
+        """Whether a search waits for another process, so that several may be under way at once."""
+
+    @property
     def models(self) -> Mapping[str, Served]:
         """Models by name; the default comes first."""
 
@@ -137,6 +141,11 @@ class View:
     def dimension(self) -> int:
         """D, or 0 before the first chunk of a store of which nothing is known."""
         return self.slots.dimension
+
+    @property
+    def waits(self) -> bool:
+        """Never: all is in memory."""
+        return False
 
     @property
     def living(self) -> int:

@@ -150,7 +150,7 @@ async def documents(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
 ) -> Response:
-    """List the indexed documents, in the order in which they came."""
+    """List the indexed documents, in the order in which they came, or in Milvus of their ids."""
     return await look_up(request, lambda engine: engine.collection.documents(limit, offset))
 
 

@@ -90,7 +90,7 @@ def _export(args: argparse.Namespace) -> None:
     _check_place(args.file, data)
     with contextlib.closing(Store(data / STORE_FILE, read_only=True)) as store:
         total = store.info().chunks
-        info = write_archive(store, args.file, _watching("export", total))
+        info = write_archive(store, args.file, watching("export", total))
     print(f"export: version {info.version}, {info.chunks} chunks, in {args.file}")
 
 
@@ -116,7 +116,7 @@ def _import(args: argparse.Namespace) -> None:
         if path.exists():
             with contextlib.closing(Store(path, read_only=True)) as store:
                 info = store.info()
-        watch = _watching("import", archive.manifest.chunks)
+        watch = watching("import", archive.manifest.chunks)
         archive.check(None if args.replace else info, watch)
         if not archive.manifest.chunks:
             raise TransferError(f"{args.file}: holds no chunks; nothing was changed")
@@ -146,7 +146,9 @@ def _check_place(file: Path, data: Path) -> None:
         raise TransferError(f"{file}: expected a place outside the data folder")
 
 
-def _watching(command: str, total: int) -> "Watch":
+def watching(command: str, total: int) -> "Watch":
+    """Print how far it is, once a second."""
+
     def watch(chunks: "Iterator[ChunkRow]", what: str) -> "Iterator[ChunkRow]":
         last = time.monotonic()
         for number, chunk in enumerate(chunks):

@@ -22,6 +22,7 @@ SEARCH_LIMIT_BYTES = 65_000
 STRING_BYTES = 24
 BEYOND = "g"
 """Sorts after every hexadecimal digit."""
+NOTHING = "position < 0 and position > 0"
 _KINDS = {str: "s", bool: "b", float: "n"}
 
 
@@ -60,11 +61,23 @@ def expression_of(given: ChunkFilter, document_keys: list[str] | None) -> str:
 
 
 def _position(wanted: PositionRange) -> Iterator[str]:
-    for sign, bound in ((">", wanted.gt), (">=", wanted.gte), ("<", wanted.lt), ("<=", wanted.lte)):
+    # Milvus reads no integer beyond 64 bits, nor the least of those that a position can be.
+    for name, bound in (("gt", wanted.gt), ("gte", wanted.gte)):
         if bound is not None:
-            # An integer of 64 bits is all that a position can be.
-            bound = max(-sys.maxsize, min(bound, sys.maxsize))
-            yield f"position {sign} {bound}"
+            least = bound + (name == "gt")
+            if least > sys.maxsize:
+                yield NOTHING
+            elif least >= -sys.maxsize:
+                yield f"position >= {least}"
+    for name, bound in (("lt", wanted.lt), ("lte", wanted.lte)):
+        if bound is not None:
+            most = bound - (name == "lt")
+            if most < -sys.maxsize - 1:
+                yield NOTHING
+            elif most < -sys.maxsize:
+                yield f"position < {-sys.maxsize}"
+            elif most < sys.maxsize:
+                yield f"position <= {most}"
 
 
 def _conditions(key: str, condition: Condition) -> Iterator[str]:
@@ -74,7 +87,7 @@ def _conditions(key: str, condition: Condition) -> Iterator[str]:
         return
     if not condition.exists:
         # Nothing both is and is not there.
-        yield "position < 0 and position > 0"
+        yield NOTHING
         return
     for values in ((condition.eq,), condition.one_of):
         if values is not None and values != (None,):

@@ -10,7 +10,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from service.errors import IndexUnavailableError
 from service.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
+# It prints each call that fails, with a trace, by a handler of its own; `guarded` tells it once.
+for _name in ("pymilvus", "pymilvus.milvus_client"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 SCHEMES = {"milvus": "http", "milvus+tls": "https"}
 DEFAULT_PORT = 19530
@@ -85,13 +88,13 @@ class Link:
     def __init__(self, place: Place, token: str, timeout_s: float, level: str) -> None:
         self.place = place
         self.level = LEVELS[level]
+        self.needed: Sequence[str] = ()
+        """Tables without which nothing can be answered; the first is asked whether it is there."""
         self._token = token
         self._timeout_s = timeout_s
         self._ping_s = min(timeout_s, max(LEAST_PING_S, timeout_s / 2))
         self._away_since_s: float | None = None
         self._doubt = threading.Event()
-        # What fails is told here, once; its own handler would write lines that are no JSON.
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         self._closing = False
         self._client = self._connect(timeout_s)
         self._thread: threading.Thread | None = None
@@ -137,13 +140,17 @@ class Link:
     def call(self, method: str, *args: Any, **named: Any) -> Any:
         """Call a method of pymilvus' client.
 
+        Args:
+            method: Its name.
+            args: What it is given.
+            named: What it is given by name; ``timeout`` takes the place of the usual one.
+
         Raises:
             IndexUnavailableError: If there is no answer, or it is an error.
         """
         client = self._client
-        return self.guarded(
-            method, lambda: getattr(client, method)(*args, timeout=self._timeout_s, **named)
-        )
+        named.setdefault("timeout", self._timeout_s)
+        return self.guarded(method, lambda: getattr(client, method)(*args, **named))
 
     def guarded(self, name: str, ask: Callable[[], Any]) -> Any:
         """Ask Milvus something.
@@ -157,7 +164,7 @@ class Link:
         except (MilvusException, grpc.RpcError, ValueError) as error:
             # Of a channel that was closed meanwhile, grpc raises a bare ValueError.
             self._doubt.set()
-            log.warning("Milvus: %s failed: %s", name, _told(error))
+            log.warning("Milvus: %s failed: %s", name, told(error))
             raise IndexUnavailableError(
                 f"the index did not answer: {name} failed at {self.place.shown}",
                 reason="failed",
@@ -182,7 +189,7 @@ class Link:
                 dedicated=not self.place.shown.startswith(LITE),
             )
         except (MilvusException, grpc.RpcError) as error:
-            log.info("Milvus: connecting failed: %s", _told(error))
+            log.info("Milvus: connecting failed: %s", told(error))
             raise IndexUnavailableError(
                 f"the index is away: nothing answers at {self.place.shown}",
                 reason="away",
@@ -206,18 +213,46 @@ class Link:
 
     def _answers(self) -> bool:
         try:
-            if not self.available:
-                self._replace(self._connect(self._ping_s))
-            self._client.list_collections(timeout=self._ping_s)
+            if self.available:
+                self._ask(self._client)
+            else:
+                self._replace(self._returned())
         except (MilvusException, grpc.RpcError, IndexUnavailableError, ValueError) as error:
             if self.available and not self._closing:
-                log.warning("Milvus is away: %s", _told(error))
+                log.warning("Milvus is away: %s", told(error))
                 self._away_since_s = time.monotonic()
             return False
         if not self.available:
             log.warning("Milvus is back")
             self._away_since_s = None
         return True
+
+    def _returned(self) -> MilvusClient:
+        """A new connection, to a server that can search."""
+        client = self._connect(self._ping_s)
+        try:
+            for table in self.needed:
+                # Which waits until it can be searched: a server that has come back takes a while
+                # for that, and milvus-lite has to be told.
+                client.load_collection(table, timeout=self._timeout_s)
+            self._ask(client)
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def _ask(self, client: MilvusClient) -> None:
+        """Ask something that only a server which can search answers."""
+        if not self.needed:
+            client.list_collections(timeout=self._ping_s)
+        for table in self.needed[:1]:
+            client.query(
+                table,
+                filter='key == ""',
+                output_fields=["key"],
+                consistency_level=LEVELS["eventually"],
+                timeout=self._ping_s,
+            )
 
     def _replace(self, client: MilvusClient) -> None:
         old, self._client = self._client, client
@@ -227,7 +262,8 @@ class Link:
         later.start()
 
 
-def _told(error: Exception) -> str:
+def told(error: BaseException) -> str:
+    """Say in one line what pymilvus or gRPC says of an error."""
     text = error.message if isinstance(error, MilvusException) else str(error)
     return " ".join(f"{type(error).__name__}: {text}".split())[:300]
 

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from models.scoring import Floats
-from service.errors import WrongDimensionError
+from service.errors import IndexUnavailableError, WrongDimensionError
 from service.milvus.link import STRONG, Link
 from service.milvus.tables import (
     ABOUT,
@@ -42,9 +42,10 @@ ROWS_A_CALL = 1000
 BYTES_A_CALL = 16 << 20
 KEYS_A_CALL = 5000
 WALKED_AT_ONCE = 1000
-DOCUMENTS_AT_ONCE = 20
 LEAST_EF = 64
 DISCOVER_EVERY_S = 1.0
+MAKING_S = 30.0
+"""Most seconds that making or loading a table may take: it is done once, and takes seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +99,17 @@ class MilvusStore:
         self._discovered_s = time.monotonic()
         tables = set(self.link.call("list_collections"))
         if CHUNKS in tables and not self.dimension:
+            # Whoever made them may have ended before they were loaded, and milvus-lite forgets
+            # at its end what was.
+            for table in (RECORDS, DOCUMENTS, CHUNKS):
+                self._make("load_collection", table)
             described = self.link.call("describe_collection", CHUNKS)
             fields = {one["name"]: one for one in described["fields"]}
             self.about = self._read_about()
             self.dimension = int(fields["vector"]["params"]["dim"])
         self._tables = tables
+        ours = (CHUNKS, DOCUMENTS, RECORDS, *self.learned_tables)
+        self.link.needed = [table for table in ours if table in tables]
 
     def look(self) -> None:
         """Discover if nothing is known yet, but not at every question."""
@@ -133,29 +140,44 @@ class MilvusStore:
             )
 
     def make_table(self, table: str, dimension: int) -> None:
-        """Make a table and load it, if it is not there."""
-        if table not in self._tables:
-            schema, indexes = schema_of(table, dimension)
-            self.link.call(
-                "create_collection",
-                table,
-                schema=schema,
-                index_params=indexes,
-                consistency_level="Bounded",
-            )
-            self._tables = self._tables | {table}
-        self.link.call("load_collection", table)
+        """Make a table with its index and load it, or what is missing of that.
+
+        Step by step, since whoever did it before may have been cut off anywhere, and another
+        replica may be at it now.
+        """
+        schema, indexes = schema_of(table, dimension)
+        if table not in self._tables and not self._is_there(table):
+            try:
+                self._make("create_collection", table, schema=schema, consistency_level="Bounded")
+            except IndexUnavailableError:
+                if not self._is_there(table):
+                    raise
+        if not self.link.call("list_indexes", table):
+            self._make("create_index", table, indexes)
+        self._make("load_collection", table)
+        self._tables = self._tables | {table}
+
+    def _is_there(self, table: str) -> bool:
+        return bool(self.link.call("has_collection", table))
+
+    def _make(self, method: str, table: str, *args: Any, **named: Any) -> None:
+        self.link.call(method, table, *args, timeout=MAKING_S, **named)
 
     @property
     def learned_tables(self) -> list[str]:
         """Tables of learned spaces, whichever replica serves them."""
         return sorted(table for table in self._tables if table.startswith(LEARNED))
 
-    def next_version(self) -> int:
-        """The version of a write that comes now, or of what a question sees: microseconds."""
+    def next_version(self, count: int = 1) -> int:
+        """The version of a write that comes now, or of what a question sees: microseconds.
+
+        Args:
+            count: How many there are to be in a row, of which this is the first.
+        """
         with self._lock:
-            self._version = max(self._version + 1, time.time_ns() // 1000)
-            return self._version
+            first = max(self._version + 1, time.time_ns() // 1000)
+            self._version = first + count - 1
+            return first
 
     def fetch(self, keys: Sequence[str], level: str = "") -> list[StoredChunk]:
         """Read chunks by their keys, in no order; those that are not there are left out."""
@@ -226,21 +248,20 @@ class MilvusStore:
         finally:
             rows.close()
 
-    def walk_documents(self) -> Iterator[ChunkRow]:
-        """Walk all chunks, documents in the order of their ids and each in that of positions."""
-        for some in self.walk(DOCUMENTS, ["key", "document_id"]):
-            names = [row["document_id"] for row in some]
-            for start in range(0, len(names), DOCUMENTS_AT_ONCE):
-                part = names[start : start + DOCUMENTS_AT_ONCE]
-                yield from (one.chunk for one in self.of_documents(part, STRONG))
-
-    def put_chunks(self, chunks: Sequence[ChunkRow], written: int) -> list[dict[str, Any]]:
+    def put_chunks(
+        self, chunks: Sequence[ChunkRow], written: int, *, apart: int = 0
+    ) -> list[dict[str, Any]]:
         """Write chunks, and the documents that they belong to.
+
+        Args:
+            chunks: At least one.
+            written: Version of the first.
+            apart: By how much that of each other is later; those of one position keep their order.
 
         Returns:
             Their rows.
         """
-        rows = [chunk_row(chunk, written) for chunk in chunks]
+        rows = [chunk_row(chunk, written + apart * place) for place, chunk in enumerate(chunks)]
         self.put(CHUNKS, rows)
         # After the chunks: whoever deletes a document looks again after it has done so.
         names = dict.fromkeys(chunk.document_id for chunk in chunks)

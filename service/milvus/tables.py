@@ -22,7 +22,7 @@ from pymilvus import CollectionSchema, DataType, MilvusClient
 from pymilvus.milvus_client.index import IndexParams
 
 from models.scoring import Floats
-from service.errors import MetadataTooLargeError, TextTooLongError
+from service.errors import InvalidRequestError, MetadataTooLargeError, TextTooLongError
 from service.milvus.filtering import SEARCH_LIMIT_BYTES, search_field
 from service.rows import ChunkRow
 
@@ -81,10 +81,16 @@ def check_chunks(chunks: Sequence[ChunkRow]) -> None:
     """Check what Milvus limits and the data folder does not.
 
     Raises:
+        InvalidRequestError: If an id has too many bytes, as only an imported one can.
         TextTooLongError: If a text has too many bytes.
         MetadataTooLargeError: If metadata have too many bytes or values.
     """
     for place, chunk in enumerate(chunks):
+        for name, value in (("id", chunk.id), ("document_id", chunk.document_id)):
+            size = len(value.encode())
+            if size > ID_BYTES:
+                wanted = f"at most {ID_BYTES} bytes, which is what Milvus takes"
+                raise InvalidRequestError(f"chunks.{place}.{name}", wanted, str(size))
         size = len(chunk.text.encode())
         if size > VARCHAR_LIMIT_BYTES:
             wanted = f"at most {VARCHAR_LIMIT_BYTES} bytes, which is what Milvus takes"

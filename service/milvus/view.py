@@ -48,6 +48,8 @@ class MilvusView:
         level: What its reads by key wait for; empty is what the store's do.
     """
 
+    waits = True
+
     def __init__(self, store: MilvusStore, models: Mapping[str, Served], level: str = "") -> None:
         store.look()
         self.models = models
@@ -135,15 +137,17 @@ class MilvusView:
         if method is Method.P8 and served.learned:
             assert served.state.checkpoint is not None
             table = learned_table(served.state.checkpoint.version)
-        alike: dict[str, list[int]] = {}
+        alike: dict[tuple[str, str], list[int]] = {}
         found: dict[int, Rows] = {}
         for place, scope in enumerate(scopes):
             if scope.max_per_document is None:
-                alike.setdefault(self._expression(scope), []).append(place)
+                # Filters that differ may be told to Milvus by the same expression.
+                exact = repr(scope.filter and scope.filter.metadata)
+                alike.setdefault((self._expression(scope), exact), []).append(place)
             else:
                 query_D = query_BD[place]
                 found[place] = self._diverse(table, query_D, scope, depth, wanted[place])
-        for expression, places in alike.items():
+        for (expression, _), places in alike.items():
             scope = scopes[places[0]]
             nearest = self._nearest(table, query_BD[places], expression, scope.filter, depth)
             found.update(zip(places, map(np.sort, nearest), strict=True))

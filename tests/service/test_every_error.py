@@ -18,6 +18,7 @@ from service.errors import ServiceError, error_classes
 from service.keys import create_key
 
 from .conftest import DIMENSION, Live, live, no_embedder, unit_rows, write_checkpoint
+from .lite import LiteServer
 from .test_error_shapes import check_problem
 
 GOOD = [0.5] * DIMENSION
@@ -221,6 +222,20 @@ def test_a_full_disk(data: Path) -> None:
         assert running.post("/v1/rank", _ids()).status_code == 200
 
 
+def test_an_index_that_is_away(tmp_path: Path) -> None:
+    server = LiteServer(tmp_path / "lite").start()
+    url = server.url
+    try:
+        with live(tmp_path / "none", index_url=url, index_timeout_s=1.0) as running:
+            assert running.http.put("/v1/chunks", json=_new()).status_code == 200
+            server.kill()
+            response = running.post("/v1/rank", _ids("n"))
+            check_problem(response, errors.IndexUnavailableError)
+            assert response.headers["Retry-After"] == "1"
+    finally:
+        server.close()
+
+
 def test_not_ready_and_unreachable(tmp_path: Path) -> None:
     with live(tmp_path / "empty") as running:
         response = running.post("/v1/rank", {"context": [GOOD]})
@@ -239,6 +254,7 @@ def test_there_is_a_scenario_for_each() -> None:
         errors.ForbiddenError,
         errors.UnavailableError,
         errors.NotReadyError,
+        errors.IndexUnavailableError,
         errors.UnreachableError,
         errors.ModelUnavailableError,
         errors.OrderUnavailableError,

@@ -29,7 +29,7 @@ def _default(name: str) -> str:
     field = Settings.model_fields[name]
     if field.is_required():
         return "required"
-    return "none" if field.default in (None, "") else f"`{field.default}`"
+    return "none" if str(field.default) in ("None", "") else f"`{field.default}`"
 
 
 def test_every_setting_has_its_row() -> None:
