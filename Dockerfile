@@ -45,7 +45,7 @@ RUN if [ -n "${TORCH_SHA256}" ]; then \
     fi
 
 FROM locked AS dependencies
-# Names of further locks, space-separated: otel, docs.
+# Names of further locks, space-separated: otel, docs, milvus.
 ARG EXTRAS=
 COPY docker/locks docker/prune.sh ./
 RUN for extra in ${EXTRAS}; do \

@@ -1,7 +1,9 @@
 """Three replicas behind the balancer: one is killed, one is stopped, all are away, under load.
 
     python docker/check_scale.py DATA              each replica on a copy of an indexed folder
-    python docker/check_scale.py --index-url URL   all on one shared index, filled by this check
+    python docker/check_scale.py --index-url URL   all on one Milvus, filled by this check
+    python docker/check_scale.py --milvus BINARY   the same on a Milvus of its own (.ci/milvus),
+                                                   which is frozen, killed and stopped, too
 
 Runs services with the Python that runs it, and nginx (``NGINX``, or the one on the path) with
 docker/balancer/nginx.conf. Ends with status 1 at the first thing that is not as it must be.
@@ -17,10 +19,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import survive
 from balanced import Balancer, Load, Replica, find_nginx, start_replicas
+from index_away import check_index_away
+from refusing import check_passes
 from wire import Service, check
+
+from tests.milvus.server import MilvusServer
 
 REPLICAS = 3
 PHASE_S = 4.0
@@ -33,11 +40,15 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def question(balancer: Balancer) -> dict[str, Any]:
+    """What is asked again and again."""
+    dimension = survive.dimension_of(Service(balancer.url))
+    return {"context": survive.vectors(dimension)[:2], "top_k": 3, "mode": "retrieval"}
+
+
 def check_load(balancer: Balancer, replicas: list[Replica]) -> None:
     """Kill one replica and stop another under load: no request fails, and both come back."""
-    dimension = survive.dimension_of(Service(balancer.url))
-    question = {"context": survive.vectors(dimension)[:2], "top_k": 3, "mode": "retrieval"}
-    load = Load(port=balancer.port, question=question)
+    load = Load(port=balancer.port, question=question(balancer))
     time.sleep(PHASE_S)
     before = load.answered
     check(all(one.answered() > 0 for one in replicas), "a replica was asked nothing")
@@ -122,32 +133,49 @@ def check_repeats(binary: Path, folder: Path) -> None:
 
 
 def check_shared(replicas: list[Replica]) -> None:
-    """What is written through one replica is found through the others."""
+    """What is written through one replica is found through the others, and kept by none."""
     say(f"shared:  {survive.write(replicas[0].url)}, by replica 1")
-    for number, replica in enumerate(replicas[1:], 2):
-        say(f"shared:  {survive.find(replica.url)}, by replica {number}")
+    say(f"shared:  {found(replicas[1:])}, by replicas 2 and 3")
+    for replica in replicas:
+        kept = sorted(path.name for path in replica.data.iterdir())
+        check(not kept, f"expected nothing in the data folder, got {kept}")
+
+
+def found(replicas: list[Replica]) -> str:
+    """All that was written is found through each of these; says so."""
+    (told,) = {survive.find(replica.url) for replica in replicas}
+    return told
 
 
 def main() -> None:
     """Run all."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("data", nargs="?", type=Path, help="indexed folder to copy")
-    parser.add_argument("--index-url", default="", help="shared index instead (default: none)")
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("data", nargs="?", type=Path, help="indexed folder to copy")
+    given.add_argument("--index-url", default="", help="Milvus to share instead")
+    given.add_argument("--milvus", type=Path, help="program to start as the Milvus to share")
     arguments = parser.parse_args()
-    if (arguments.data is None) != bool(arguments.index_url):
-        parser.error("expected DATA or --index-url")
     binary = find_nginx()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as ending:
         folder = Path(name)
         folder.chmod(0o755)
         check_repeats(binary, folder)
-        replicas = start_replicas(arguments.data, folder, arguments.index_url, REPLICAS)
+        say(check_passes(binary, folder))
+        server, index_url = None, arguments.index_url
+        if arguments.milvus is not None:
+            server = ending.enter_context(MilvusServer(folder / "milvus", arguments.milvus))
+            index_url = server.url()
+        replicas = start_replicas(arguments.data, folder, index_url, REPLICAS)
         ending.callback(lambda: [one.end(signal.SIGKILL) for one in replicas])
-        if arguments.index_url:
+        if index_url:
             check_shared(replicas)
         balancer = Balancer(binary, folder / "balancer", [one.port for one in replicas])
         ending.callback(balancer.stop)
         check_load(balancer, replicas)
+        if server is not None:
+            for line in check_index_away(balancer, replicas, server, question(balancer)):
+                say(line)
+            say(f"index:   {found(replicas)}, by every replica")
         check_away(balancer, replicas)
 
 

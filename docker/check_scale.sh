@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # docker/check_scale.py with Debian's nginx, unpacked and not installed, if there is none.
 #
-#   docker/check_scale.sh DATA | --index-url URL
+#   docker/check_scale.sh DATA | --index-url URL | --milvus BINARY
 set -euo pipefail
 # shellcheck source=docker/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

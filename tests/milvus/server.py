@@ -29,7 +29,7 @@ SETTINGS = {
     "MQ_TYPE": "rocksmq",
     "LOG_LEVEL": "warn",
     # Rows that are not indexed yet are searched exactly; the index that Milvus makes of them in
-    # memory finds much less (docs/milvus.md).
+    # memory misses some (docs/deploy.md has figures).
     "QUERYNODE_SEGCORE_INTERIMINDEX_ENABLEINDEX": "false",
     # What was loaded is loaded again only when the session of the process that died has ended.
     "COMMON_SESSION_TTL": "5",
