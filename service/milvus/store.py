@@ -229,14 +229,16 @@ class MilvusStore:
         return [[Hit(key=one["key"], row=one["entity"]) for one in hits] for hits in found]
 
     def walk(self, table: str, fields: Sequence[str], expression: str = "") -> Iterator[Any]:
-        """Walk the rows of a table in the order of keys, in lists."""
+        """Walk the rows of a table in the order of keys, in lists, with every write before it."""
+        # An iterator takes the table's own level, whichever it is given: pages read right after a
+        # write lacked up to all of it. What a strong read has waited for, they have.
+        self._wait([(table, "")])
         rows = self.link.call(
             "query_iterator",
             table,
             batch_size=WALKED_AT_ONCE,
             filter=expression,
             output_fields=list(fields),
-            consistency_level=STRONG,
         )
         last = ""
         try:
