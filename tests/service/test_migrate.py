@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +16,13 @@ from service.__main__ import main
 from service.errors import IndexUnavailableError
 from service.folder import DataFolder
 from service.milvus.link import Link
-from service.milvus.moving import MoveError, folder_target, milvus_source, move
+from service.milvus.moving import (
+    WRITTEN_AT_ONCE,
+    MoveError,
+    folder_target,
+    milvus_source,
+    move,
+)
 from service.milvus.store import MilvusStore
 from service.milvus.tables import CHUNKS, DOCUMENTS, LEARNED, key_of, learned_row
 from service.settings import Settings
@@ -44,6 +49,23 @@ NASTY = [
     "x" * 1024,
     "🜁" * 1024,
 ]
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from service.milvus.moving import folder_source, milvus_target, move
+from service.settings import Settings
+
+def watch(chunks, what):
+    for number, chunk in enumerate(chunks):
+        if what == "written" and number == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield chunk
+
+data = Path(sys.argv[1])
+settings = Settings(data=data, index_url=sys.argv[2])
+with folder_source(data) as source, milvus_target(settings) as target:
+    move(source, target, merge=False, watch=watch)
+"""
 DEEP: dict[str, Any] = {**ODD, "lists": [{"a": [1, "b", None]}] * 40, "größe": "🜁\x00", "": ""}
 
 
@@ -260,31 +282,20 @@ def test_what_cannot_be_done_is_told_in_one_line_and_nothing_is_changed(
 def test_one_that_was_killed_is_completed(
     tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    vectors_ND = unit_rows(1200, 6)
+    vectors_ND = unit_rows(600, 6)
     data = write(
         tmp_path / "data",
-        [chunk(f"c{row:04}", vectors_ND[row], f"d{row // 40:02}") for row in range(1200)],
+        [chunk(f"c{row:03}", vectors_ND[row], f"d{row // 40:02}") for row in range(600)],
     )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "migrate", "--from", str(data), "--to", url],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    with closing(opened(url)) as store:
-        while process.poll() is None:
-            time.sleep(0.02)
-            store.look()
-            if store.dimension and store.count(CHUNKS):
-                process.send_signal(signal.SIGKILL)
-                break
-    assert process.wait() == -signal.SIGKILL
+    words = [sys.executable, "-c", KILLED, str(data), url, "550"]
+    assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
     done, _ = counts(url)
-    assert 0 < done < 1200
+    assert done == WRITTEN_AT_ONCE
     assert run(data, url) == 1
     assert f"holds {done} chunks; --merge keeps" in capsys.readouterr().err
     assert run(data, url, "--merge") == 0
-    assert f"1200 chunks, of which {done} replace others" in capsys.readouterr().out
-    assert counts(url) == (1200, 30)
+    assert f"600 chunks, of which {done} replace others" in capsys.readouterr().out
+    assert counts(url) == (600, 15)
     assert run(url, tmp_path / "back") == 0
     assert whole(tmp_path / "back") == whole(data)
 
