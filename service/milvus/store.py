@@ -109,7 +109,9 @@ class MilvusStore:
             self.dimension = int(fields["vector"]["params"]["dim"])
         self._tables = tables
         ours = (CHUNKS, DOCUMENTS, RECORDS, *self.learned_tables)
-        self.link.needed = [table for table in ours if table in tables]
+        if self.dimension:
+            # Before that, tables may be there that whoever makes them has not loaded yet.
+            self.link.needed = [table for table in ours if table in tables]
 
     def look(self) -> None:
         """Discover if nothing is known yet, but not at every question."""
