@@ -234,7 +234,8 @@ class Link:
         """A new connection, to a server that can search."""
         client = self._connect(self._ping_s)
         try:
-            for table in self.needed:
+            there = client.list_collections(timeout=self._ping_s)
+            for table in filter(there.__contains__, self.needed):
                 # Which waits until it can be searched: a server that has come back takes a while
                 # for that, and milvus-lite has to be told.
                 client.load_collection(table, timeout=self._timeout_s)
