@@ -213,6 +213,10 @@ class MilvusCollection:
         if now_s - self._counted_s < COUNT_EVERY_S:
             return
         self.store.discover()
+        for model in self._models.values():
+            if model.table is not None and model.table not in self.store.learned_tables:
+                with self._changing:
+                    self._make_good(model)
         self.count()
         unequal = {table for table, size in self.facts.learned.items() if size != self.facts.chunks}
         # Twice in turn: a count between the two halves of a write says nothing.
@@ -237,15 +241,26 @@ class MilvusCollection:
             return
         lacking, left_over = self.store.differences(model.table)
         for some in _portions(lacking, PROJECTED_AT_ONCE):
-            rows = self.store.rows_of(some)
-            if rows:
-                raw_ND = np.stack([np.array(row["vector"], np.float32) for row in rows])
-                learned_ND = model.scorer.project(raw_ND)
-                self.store.put(model.table, list(map(learned_row, rows, learned_ND)))
+            self._project(model, some)
         self.store.drop_keys(model.table, left_over)
         log.info(
             "model %s: %d chunks projected, %d left over", model.name, len(lacking), len(left_over)
         )
+
+    def _project(self, model: MilvusModel, keys: Sequence[str]) -> None:
+        """Write what a learned table has of some chunks, as they are when this returns."""
+        assert model.table is not None
+        while keys:
+            rows = self.store.rows_of(keys)
+            if rows:
+                raw_ND = np.stack([np.array(row["vector"], np.float32) for row in rows])
+                self.store.put(
+                    model.table, list(map(learned_row, rows, model.scorer.project(raw_ND)))
+                )
+            # Whoever wrote or deleted one meanwhile may have been here before.
+            now = self.store.versions_of([row["key"] for row in rows])
+            self.store.drop_keys(model.table, [row["key"] for row in rows if row["key"] not in now])
+            keys = [row["key"] for row in rows if now.get(row["key"], -1) > row["written"]]
 
     def _replay(self, key: IdempotencyKey) -> Written | None:
         found = self.store.record(_record_key(key))

@@ -33,6 +33,8 @@ LEAST_PING_S = 1.0
 RETRY_AFTER_S = 1
 LEVELS = {"bounded": "Bounded", "strong": "Strong", "eventually": "Eventually"}
 STRONG = "Strong"
+# Else grpc shares one with the connection that was lost, and its growing pauses between attempts.
+OWN_CONNECTION = {"grpc.use_local_subchannel_pool": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +189,7 @@ class Link:
                 db_name=self.place.database,
                 timeout=timeout_s,
                 dedicated=not self.place.shown.startswith(LITE),
+                grpc_options=OWN_CONNECTION,
             )
         except (MilvusException, grpc.RpcError) as error:
             log.info("Milvus: connecting failed: %s", told(error))
@@ -231,7 +234,8 @@ class Link:
         """A new connection, to a server that can search."""
         client = self._connect(self._ping_s)
         try:
-            for table in self.needed:
+            there = client.list_collections(timeout=self._ping_s)
+            for table in filter(there.__contains__, self.needed):
                 # Which waits until it can be searched: a server that has come back takes a while
                 # for that, and milvus-lite has to be told.
                 client.load_collection(table, timeout=self._timeout_s)

@@ -83,6 +83,8 @@ class MilvusStore:
         """D; 0 while nothing has decided it."""
         self._tables: set[str] = set()
         """Those that are known to be there."""
+        self._made: set[str] = set()
+        """Those that were made, or loaded, for this store's own use."""
         self._discovered_s = -DISCOVER_EVERY_S
         self._version = 0
         self._lock = threading.Lock()
@@ -108,8 +110,11 @@ class MilvusStore:
             self.about = self._read_about()
             self.dimension = int(fields["vector"]["params"]["dim"])
         self._tables = tables
-        ours = (CHUNKS, DOCUMENTS, RECORDS, *self.learned_tables)
-        self.link.needed = [table for table in ours if table in tables]
+        if self.dimension:
+            # Before that, tables may be there that whoever makes them has not loaded yet; the same
+            # goes for those of other replicas' models.
+            own = self._made - {CHUNKS, DOCUMENTS, RECORDS}
+            self.link.needed = (CHUNKS, DOCUMENTS, RECORDS, *sorted(own & tables))
 
     def look(self) -> None:
         """Discover if nothing is known yet, but not at every question."""
@@ -157,6 +162,7 @@ class MilvusStore:
             self._make("create_index", table, indexes, sync=False)
         self._make("load_collection", table)
         self._tables = self._tables | {table}
+        self._made = self._made | {table}
 
     def _is_there(self, table: str) -> bool:
         return bool(self.link.call("has_collection", table))
@@ -280,6 +286,11 @@ class MilvusStore:
         """Read what a learned table is made from."""
         fields = ["key", "document_key", "position", "search", "written", "vector"]
         return self.query(CHUNKS, any_of("key", keys), fields, STRONG)
+
+    def versions_of(self, keys: Sequence[str]) -> dict[str, int]:
+        """Read at which version each chunk was written; those that are not there are left out."""
+        found = self.query(CHUNKS, any_of("key", keys), ["key", "written"], STRONG) if keys else []
+        return {row["key"]: row["written"] for row in found}
 
     def differences(self, table: str) -> tuple[list[str], list[str]]:
         """Compare a learned table with the chunks.

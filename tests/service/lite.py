@@ -66,7 +66,13 @@ class LiteServer:
 
     def client(self) -> MilvusClient:
         """A connection of its own, which whoever asks for it closes."""
-        client = MilvusClient(uri=f"http://127.0.0.1:{self.port}", timeout=LIMIT_S, dedicated=True)
+        client = MilvusClient(
+            uri=f"http://127.0.0.1:{self.port}",
+            timeout=LIMIT_S,
+            dedicated=True,
+            # Else it waits as long as a service in this process does that has lost its connection.
+            grpc_options={"grpc.use_local_subchannel_pool": 1},
+        )
         client.list_collections(timeout=LIMIT_S)
         return client
 
