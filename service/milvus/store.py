@@ -32,14 +32,13 @@ from service.milvus.tables import (
     document_row,
     key_of,
     listed_key_of,
+    portions,
     record_row,
     schema_of,
     stored,
 )
 from service.rows import ChunkRow, Kind
 
-ROWS_A_CALL = 1000
-BYTES_A_CALL = 16 << 20
 KEYS_A_CALL = 5000
 WALKED_AT_ONCE = 1000
 LEAST_EF = 64
@@ -279,7 +278,7 @@ class MilvusStore:
 
     def put(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows, in calls of a size that Milvus takes."""
-        for some in _portions(rows):
+        for some in portions(rows):
             self.link.call("upsert", table, data=some)
 
     def rows_of(self, keys: Sequence[str]) -> list[dict[str, Any]]:
@@ -383,21 +382,6 @@ class MilvusStore:
     def _read_about(self) -> About:
         found = self.query(RECORDS, any_of("key", [ABOUT]), ["body"], STRONG)
         return About(**orjson.loads(found[0]["body"])) if found else About()
-
-
-def _portions(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Cut rows into what one call may carry."""
-    some: list[dict[str, Any]] = []
-    size = 0
-    for row in rows:
-        more = 4 * len(row["vector"]) + 2 * len(row.get("text", "")) + len(row.get("metadata", ""))
-        if some and (len(some) == ROWS_A_CALL or size + more > BYTES_A_CALL):
-            yield some
-            some, size = [], 0
-        some.append(row)
-        size += more
-    if some:
-        yield some
 
 
 def _in_document(one: StoredChunk) -> tuple[str, int, int, str]:

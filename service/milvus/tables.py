@@ -12,7 +12,7 @@ Shapes: D dimension.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,8 @@ KEY_BYTES, LISTED_KEY_BYTES = 32, 256
 ID_PART_BYTES = 100
 NO_VECTOR = np.array([1.0, 0.0], np.float32)
 """Milvus wants a vector in every table."""
+ROWS_A_CALL = 1000
+BYTES_A_CALL = 16 << 20
 GRAPH = {"M": 16, "efConstruction": 200}
 
 CHUNK_FIELDS = ["key", "id", "document_id", "position", "text", "metadata", "written", "vector"]
@@ -187,3 +189,18 @@ def schema_of(table: str, dimension: int) -> tuple[CollectionSchema, IndexParams
     if table != DOCUMENTS:
         schema.add_field("written", DataType.INT64)
     return schema, indexes
+
+
+def portions(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Cut rows into what one call may carry."""
+    some: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        more = 4 * len(row["vector"]) + 2 * len(row.get("text", "")) + len(row.get("metadata", ""))
+        if some and (len(some) == ROWS_A_CALL or size + more > BYTES_A_CALL):
+            yield some
+            some, size = [], 0
+        some.append(row)
+        size += more
+    if some:
+        yield some

@@ -250,10 +250,12 @@ def matching_ids(store: MilvusStore, given: ChunkFilter) -> list[str]:
     scope = Scope(allowed_N=None, excluded=np.empty(0, np.int64), filter=given)
     expression = view._expression(scope)
     ids: list[str] = []
-    for some in store.walk(CHUNKS, [*CHUNK_FIELDS[:-1]], expression):
+    # What a filter looks at, and no more: a page of the longest texts is more than one answer holds.
+    fields = [one for one in CHUNK_FIELDS if one not in ("text", "vector")]
+    nothing = {"text": "", "vector": np.zeros(store.dimension, np.float32)}
+    for some in store.walk(CHUNKS, fields, expression):
         part = MilvusView(store, {})
-        nothing_D = np.zeros(store.dimension, np.float32)
-        part._take([stored(row | {"vector": nothing_D}) for row in some])
+        part._take([stored(row | nothing) for row in some])
         ids += [part.slots.ids[slot] for slot in np.flatnonzero(part._passing(given))]
     return ids
 
