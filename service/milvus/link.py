@@ -26,7 +26,8 @@ for _name in ("pymilvus", "pymilvus.milvus_client"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 SCHEMES = {"milvus": "http", "milvus+tls": "https"}
-DEFAULT_PORT = 19530
+DEFAULT_PORT, HIGHEST_PORT = 19530, 65_535
+SHOWN_CHARACTERS = 20
 LITE = "milvus-lite:"
 PING_EVERY_S = 1.0
 LEAST_PING_S = 1.0
@@ -54,16 +55,19 @@ def place_of(url: str) -> Place:
     Raises:
         SettingsError: If it is not one.
     """
-    if url.startswith(LITE) and url.endswith(".db"):
+    if re.fullmatch(f"{LITE}.*[^/]\\.db", url):
         return Place(uri=url.removeprefix(LITE), database="", shown=url)
     pattern = (
         r"(milvus(?:\+tls)?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::(\d{1,5}))?(?:/(\w*))?/?"
     )
     found = re.fullmatch(pattern, url)
-    if found is None:
+    if found is None or not 1 <= int(found[3] or DEFAULT_PORT) <= HIGHEST_PORT:
+        # No more of it is shown: it may hold a password, where none should be.
+        shown = url.partition(":")[0][:SHOWN_CHARACTERS]
         raise SettingsError(
             "--index-url (NEXTCHUNK_INDEX_URL): expected milvus://HOST:PORT/DATABASE, "
-            f"milvus+tls://... or {LITE}FILE.db, got {_without_secrets(url)!r}"
+            f"milvus+tls://... or {LITE}FILE.db, and user:password in --index-token alone; "
+            f"got something else that begins with {shown!r}"
         )
     scheme, host, port, database = found.groups()
     address = f"{host}:{port or DEFAULT_PORT}"
@@ -270,7 +274,3 @@ def told(error: BaseException) -> str:
     """Say in one line what pymilvus or gRPC says of an error."""
     text = error.message if isinstance(error, MilvusException) else str(error)
     return " ".join(f"{type(error).__name__}: {text}".split())[:300]
-
-
-def _without_secrets(url: str) -> str:
-    return re.sub(r"//[^@/]*@", "//...@", url)

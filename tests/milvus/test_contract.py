@@ -17,7 +17,7 @@ from tests.service.contract_replicas import ReplicaContract, replicas  # noqa: F
 NUMBERS = itertools.count()
 
 
-@pytest.fixture(scope="module", params=["bounded", "strong", "eventually"])
+@pytest.fixture(scope="module")
 def backend(request: pytest.FixtureRequest, milvus_url: str) -> Backend:
     """Databases of their own on one server."""
     address = urlsplit(milvus_url).netloc
@@ -48,9 +48,15 @@ def backend(request: pytest.FixtureRequest, milvus_url: str) -> Backend:
     return Backend(name=f"milvus-{request.param}", store=store, settles_s=10.0)
 
 
+def at(*levels: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("backend", levels, indirect=True, scope="module")
+
+
+@at("bounded", "eventually")
 class TestContract(Contract):
     pass
 
 
+@at("bounded", "eventually", "strong")
 class TestReplicas(ReplicaContract):
     pass
