@@ -250,7 +250,7 @@ def matching_ids(store: MilvusStore, given: ChunkFilter) -> list[str]:
     scope = Scope(allowed_N=None, excluded=np.empty(0, np.int64), filter=given)
     expression = view._expression(scope)
     ids: list[str] = []
-    # What a filter looks at, and no more: a page of the longest texts is more than one answer holds.
+    # What a filter looks at, and no more: a page of the longest texts is more than an answer holds.
     fields = [one for one in CHUNK_FIELDS if one not in ("text", "vector")]
     nothing = {"text": "", "vector": np.zeros(store.dimension, np.float32)}
     for some in store.walk(CHUNKS, fields, expression):
