@@ -24,6 +24,7 @@ from service.errors import (
 from service.lifecycle import Service
 from service.metrics import Metrics
 from service.middleware import RequestMiddleware
+from service.milvus.place import check_place
 from service.modes import FallbackReason
 from service.openapi import describe
 from service.pages import add_pages, cors_options
@@ -67,6 +68,7 @@ def create_app(
     Raises:
         SettingsError: If a file or a package that a setting needs is missing or unfit.
     """
+    check_place(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -112,7 +112,7 @@ def _is_index(place: str) -> bool:
 
 
 def _settings(args: argparse.Namespace, flag: str, url: str) -> "Settings":
-    from service.milvus.link import place_of
+    from service.milvus.place import place_of
 
     try:
         place_of(url)
@@ -123,7 +123,7 @@ def _settings(args: argparse.Namespace, flag: str, url: str) -> "Settings":
 
 
 def _same(one: "Settings", other: "Settings") -> bool:
-    from service.milvus.link import LITE, place_of
+    from service.milvus.place import LITE, place_of
 
     def of(settings: "Settings") -> str:
         place = place_of(settings.index_url)

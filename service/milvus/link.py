@@ -7,28 +7,23 @@ does not open the circuit itself, since one slow question says little: it has th
 """
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from pymilvus import MilvusClient, MilvusException
 
 from service.errors import IndexUnavailableError
-from service.settings import Settings, SettingsError
+from service.milvus.place import LITE, Place, place_of
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
 # It prints each call that fails, with a trace, by a handler of its own; `guarded` tells it once.
 for _name in ("pymilvus", "pymilvus.milvus_client"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
-SCHEMES = {"milvus": "http", "milvus+tls": "https"}
-DEFAULT_PORT, HIGHEST_PORT = 19530, 65_535
-SHOWN_CHARACTERS = 20
-LITE = "milvus-lite:"
 PING_EVERY_S = 1.0
 LEAST_PING_S = 1.0
 RETRY_AFTER_S = 1
@@ -36,46 +31,6 @@ LEVELS = {"bounded": "Bounded", "strong": "Strong", "eventually": "Eventually"}
 STRONG = "Strong"
 # Else grpc shares one with the connection that was lost, and its growing pauses between attempts.
 OWN_CONNECTION = {"grpc.use_local_subchannel_pool": 1}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a Milvus is."""
-
-    uri: str
-    """As pymilvus wants it."""
-    database: str
-    shown: str
-    """As people may read it: without secrets."""
-
-
-def place_of(url: str) -> Place:
-    """Read ``index_url``.
-
-    Raises:
-        SettingsError: If it is not one.
-    """
-    if re.fullmatch(f"{LITE}.*[^/]\\.db", url):
-        return Place(uri=url.removeprefix(LITE), database="", shown=url)
-    pattern = (
-        r"(milvus(?:\+tls)?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::(\d{1,5}))?(?:/(\w*))?/?"
-    )
-    found = re.fullmatch(pattern, url)
-    if found is None or not 1 <= int(found[3] or DEFAULT_PORT) <= HIGHEST_PORT:
-        # No more of it is shown: it may hold a password, where none should be.
-        shown = url.partition(":")[0][:SHOWN_CHARACTERS]
-        raise SettingsError(
-            "--index-url (NEXTCHUNK_INDEX_URL): expected milvus://HOST:PORT/DATABASE, "
-            f"milvus+tls://... or {LITE}FILE.db, and user:password in --index-token alone; "
-            f"got something else that begins with {shown!r}"
-        )
-    scheme, host, port, database = found.groups()
-    address = f"{host}:{port or DEFAULT_PORT}"
-    return Place(
-        uri=f"{SCHEMES[scheme]}://{address}",
-        database=database or "",
-        shown=f"{scheme}://{address}/{database or 'default'}",
-    )
 
 
 class Link:

@@ -1,9 +1,12 @@
 """Where a Milvus is: what ``index_url`` may be, and what is told of it."""
 
+from pathlib import Path
+
 import pytest
 
-from service.milvus.link import place_of
-from service.settings import SettingsError
+from service.app import create_app
+from service.milvus.place import place_of
+from service.settings import Settings, SettingsError
 
 SECRET = "s3cr3t"
 
@@ -76,3 +79,9 @@ def test_a_password_is_never_shown(url: str) -> None:
         place_of(url)
     assert SECRET not in str(caught.value)
     assert "--index-url" in str(caught.value)
+
+
+def test_no_service_is_made_with_one(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, index_url=f"milvus://root:{SECRET}@h/db")
+    with pytest.raises(SettingsError, match="NEXTCHUNK_INDEX_URL"):
+        create_app(settings)
