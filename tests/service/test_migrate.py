@@ -248,7 +248,7 @@ def test_what_cannot_be_done_is_told_in_one_line_and_nothing_is_changed(
         (long_id, url, ": id: expected at most 4096 bytes"),
         (much, url, "chunk 'a': metadata: expected at most 65000 bytes of digests for filters"),
         (filled, "milvus://a b", "--to: expected milvus://HOST:PORT/DATABASE"),
-        ("milvus://u:secret@host", filled, "got 'milvus://...@host'"),
+        ("milvus://u:secret@host", filled, "got something else that begins with 'milvus'"),
         (filled, "milvus://127.0.0.1:1", "nothing answers at milvus://127.0.0.1:1/default"),
     ]
     for source, target, message in cases:

@@ -207,6 +207,7 @@ def test_closing_finishes_what_runs_and_drops_what_waits() -> None:
 
 def test_an_empty_question_is_answered() -> None:
     async def test(workers: Workers, gate: Gate) -> None:
+        gate.go_on.release()
         assert await _asked(workers) == []
 
     _with(1, test)
