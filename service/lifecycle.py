@@ -174,14 +174,14 @@ class Service:
         if self._engine is None:
             return None
         collection = self._engine.collection
-        models = collection.view.models.items()
+        models, found = collection.view.models.items(), collection.gauges()
         return Gauges(
-            **collection.gauges(),
+            **found,
             queue_waiting=self.workers.waiting,
             queue_limit=self.settings.queue_limit,
             writes_waiting=self.writers.waiting,
             writes_limit=self.settings.write_queue_limit,
-            ready=True,
+            ready=found.get("index_available", True),
             models=tuple(_model_gauge(name, one.state) for name, one in models),
         )
 

@@ -129,7 +129,7 @@ def test_killed_while_it_serves(server: LiteServer, running: Live) -> None:
         refused(running.http.get("/readyz"))
         assert running.http.get("/livez").status_code == 200
         gauges = metrics(running.http)
-        assert gauges["nextchunk_index_available"] == 0
+        assert gauges["nextchunk_index_available"] == gauges["nextchunk_ready"] == 0
         assert gauges["nextchunk_chunks"] == 12
         for method, path, body in REQUESTS:
             response, took_s = timed(running, method, path, body)
