@@ -96,7 +96,9 @@ class MilvusCollection:
         check_chunks(chunks)
         dimension = len(chunks[0].vector_D)
         self.store.create(Kind(dimension=dimension, embedding_model=self._embedding_model))
-        if key is not None and (earlier := self._replay(key)) is not None:
+        # One that was acknowledged is found without waiting, and one that was not may be carried
+        # out again: it comes to the same.
+        if key is not None and (earlier := self._replay(key, self.store.link.level)) is not None:
             on_stored(earlier)
             return earlier
         version = self.store.next_version()
@@ -114,7 +116,8 @@ class MilvusCollection:
         self.store.forget_documents(replaced)
         written = self._written(version, len(chunks), key)
         on_stored(written)
-        self.store.wait_for(rows[-1]["key"], list(tables), chunks[-1].document_id)
+        record = "" if key is None else _record_key(key)
+        self.store.wait_for(rows[-1]["key"], list(tables), chunks[-1].document_id, record)
         self._counted_s = 0.0
         return written
 
@@ -125,7 +128,8 @@ class MilvusCollection:
             IdempotencyKeyReusedError: If the key came with another request before.
             IndexUnavailableError: If Milvus is away.
         """
-        if key is not None and (earlier := self._replay(key)) is not None:
+        # Done again, it would find nothing to delete, and say so.
+        if key is not None and (earlier := self._replay(key, STRONG)) is not None:
             on_stored(earlier)
             return earlier
         version = self.store.next_version()
@@ -262,8 +266,8 @@ class MilvusCollection:
             self.store.drop_keys(model.table, [row["key"] for row in rows if row["key"] not in now])
             keys = [row["key"] for row in rows if now.get(row["key"], -1) > row["written"]]
 
-    def _replay(self, key: IdempotencyKey) -> Written | None:
-        found = self.store.record(_record_key(key))
+    def _replay(self, key: IdempotencyKey, level: str) -> Written | None:
+        found = self.store.record(_record_key(key), level)
         if found is None or found["version"] < _microseconds(time.time() - IDEMPOTENCY_S):
             return None
         if found["request"] != key.request:

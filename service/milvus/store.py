@@ -333,11 +333,11 @@ class MilvusStore:
         found = self.query(CHUNKS, any_of("key", keys), ["document_id"])
         return {row["document_id"] for row in found} - documents
 
-    def record(self, key: str) -> dict[str, Any] | None:
+    def record(self, key: str, level: str) -> dict[str, Any] | None:
         """Read a record."""
         if RECORDS not in self._tables:
             return None
-        found = self.query(RECORDS, any_of("key", [key]), ["body"], STRONG)
+        found = self.query(RECORDS, any_of("key", [key]), ["body"], level)
         return dict(orjson.loads(found[0]["body"])) if found else None
 
     def put_record(self, key: str, body: dict[str, Any], written: int) -> None:
@@ -348,12 +348,18 @@ class MilvusStore:
         """Delete the records of writes before a version, but for what is not of a write."""
         self.link.call("delete", RECORDS, filter=f"written > 0 and written < {before}")
 
-    def wait_for(self, key: str, learned: Sequence[str] = (), document: str = "") -> None:
-        """Wait until a written chunk can be found in every table, by every replica."""
+    def wait_for(self, key: str, learned: Sequence[str], document_id: str, record: str) -> None:
+        """Wait until a write can be found in every table, by every replica.
+
+        Args:
+            key: Of its last chunk.
+            learned: Tables that have it, too.
+            document_id: Of the last chunk.
+            record: Key of its record; empty if it has none.
+        """
         rows = [(table, key) for table in (CHUNKS, *learned)]
-        if document:
-            rows.append((DOCUMENTS, listed_key_of(document)))
-        self._wait(rows)
+        rows.append((DOCUMENTS, listed_key_of(document_id)))
+        self._wait([*rows, (RECORDS, record)] if record else rows)
 
     def _wait(self, rows: Sequence[tuple[str, str]]) -> None:
         # A strong read returns when whoever answers for the table has seen all writes before it.

@@ -1,4 +1,7 @@
-"""The contract of tests/service/contract.py on a real Milvus, at each level of consistency."""
+"""The contract of tests/service/contract.py on a real Milvus.
+
+At the level of consistency that is the default; replicas at the strong one, too.
+"""
 
 import itertools
 import tempfile
@@ -52,11 +55,11 @@ def at(*levels: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("backend", levels, indirect=True, scope="module")
 
 
-@at("bounded", "eventually")
+@at("bounded")
 class TestContract(Contract):
     pass
 
 
-@at("bounded", "eventually", "strong")
+@at("bounded", "strong")
 class TestReplicas(ReplicaContract):
     pass

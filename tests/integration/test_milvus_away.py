@@ -11,13 +11,12 @@ import httpx
 import pytest
 
 from service.errors import IndexUnavailableError, NotReadyError
-
-from .conftest import DIMENSION, Live, live, unit_rows
-from .contract import metrics
-from .contract_data import chunk, eventually
-from .contract_writes import acknowledged, delete, nearest, put, within
-from .lite import LiteServer
-from .test_error_shapes import check_problem
+from tests.service.conftest import DIMENSION, Live, live, unit_rows
+from tests.service.contract import metrics
+from tests.service.contract_data import chunk, eventually
+from tests.service.contract_writes import acknowledged, delete, nearest, put, within
+from tests.service.lite import LiteServer
+from tests.service.test_error_shapes import check_problem
 
 TIMEOUT_S = 3.0
 SLACK_S = 1.0
