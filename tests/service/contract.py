@@ -276,10 +276,9 @@ class Contract(WriteContract):
             assert one == asked.reference.http.get(f"/v1/documents/{name}?vectors=true").json()
             positions = [each["position"] for each in one["content"]]
             assert positions == sorted(positions)
-        response = asked.here.http.get("/v1/documents/nowhere")
-        assert (response.status_code, response.json()["code"]) == (404, "document_not_found")
-        response = asked.here.http.get("/v1/chunks/nowhere")
-        assert (response.status_code, response.json()["code"]) == (404, "chunk_not_found")
+        for kind in ("document", "chunk"):
+            response = asked.here.http.get(f"/v1/{kind}s/nowhere")
+            assert (response.status_code, response.json()["code"]) == (404, f"{kind}_not_found")
 
     def test_documents_are_listed_in_pages(self, asked: Asked) -> None:
         def page(running: Live, limit: int, offset: int) -> dict[str, Any]:
