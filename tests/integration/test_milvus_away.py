@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from service.errors import IndexUnavailableError, NotReadyError
-from tests.service.conftest import DIMENSION, Live, live, unit_rows
+from tests.service.conftest import DIMENSION, Live, live, unit_rows, write_checkpoint
 from tests.service.contract import metrics
 from tests.service.contract_data import chunk, eventually
 from tests.service.contract_writes import acknowledged, delete, nearest, put, within
@@ -55,15 +55,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiteServer]:
 
 
 @pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "small")
+
+
+@pytest.fixture(scope="module")
 def running(
-    server: LiteServer, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    server: LiteServer, small: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Live]:
     """A service that outlives everything that happens to its Milvus."""
     server.start()
     folder = tmp_path_factory.mktemp("away") / "data"
     options: dict[str, Any] = {"index_url": server.url, "index_timeout_s": TIMEOUT_S}
     # Those that wait for a thread are not to be late before they are told.
-    with live(folder, checkpoint, deadline_ms=20_000, **options) as service:
+    with live(folder, small, deadline_ms=20_000, **options) as service:
         chunks = [
             chunk(f"a:{row}", "a", row, row_D, metadata={"even": row % 2 == 0})
             for row, row_D in enumerate(ROWS_ND)
@@ -206,14 +211,14 @@ def test_what_is_acknowledged_is_there_and_the_rest_can_be_sent_again(
 
 
 def test_a_filled_store_needs_nothing_but_to_be_found(
-    server: LiteServer, running: Live, checkpoint: Path, tmp_path: Path
+    server: LiteServer, running: Live, small: Path, tmp_path: Path
 ) -> None:
     """A second service, started while Milvus hangs, comes up by itself with what is there."""
     assert ready(running)
     options: dict[str, Any] = {"index_url": server.url, "index_timeout_s": TIMEOUT_S}
     server.pause()
     try:
-        with live(tmp_path / "data", checkpoint, ready=False, **options) as second:
+        with live(tmp_path / "data", small, ready=False, **options) as second:
             check_problem(second.http.get("/readyz"), NotReadyError)
             server.resume()
             eventually(lambda: ready(second), BACK_WITHIN_S)
