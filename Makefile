@@ -33,7 +33,7 @@ train: $(VENV)/.installed $(filter $(DEMO)/prepared/vectors.npy,$(DATA:%=%/vecto
 	$(BIN)/python -m training train $(DATA) --out $(OUT)
 	@set -e; for folder in $(DATA); do $(BIN)/python -m training evaluate $(OUT) $$folder; done
 
-test: $(VENV)/.installed  ## Run the default tests: offline, seeded, in a minute or two
+test: $(VENV)/.installed  ## Run the default tests: offline, seeded, in 2 to 5 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 integration: $(VENV)/.installed  ## Run the README's commands and replay evaluation over a socket
