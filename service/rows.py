@@ -6,13 +6,15 @@ Shapes: N chunks, D dimension.
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
 
 from models.index import Rows
 from models.scoring import Bools, Floats
+
+T = TypeVar("T")
 
 CHUNKS_A_BLOCK = 2048
 HEADS_A_BLOCK = 16_384
@@ -194,14 +196,14 @@ def contents_of(
         for row, _, text, metadata in db.execute(f"{select} row IN ({marks})", some):
             found[row] = (text, orjson.loads(metadata))
     gone = {name: row for row, name in ids.items() if row not in found}
-    for some in portions(list(gone)):
-        marks = ",".join("?" * len(some))
-        for _, name, text, metadata in db.execute(f"{select} id IN ({marks})", some):
+    for names in portions(list(gone)):
+        marks = ",".join("?" * len(names))
+        for _, name, text, metadata in db.execute(f"{select} id IN ({marks})", names):
             found[gone[name]] = (text, orjson.loads(metadata))
     return found
 
 
-def portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Cut values into as many as one statement may name."""
-    for start in range(0, len(values), NAMES_A_STATEMENT):
-        yield values[start : start + NAMES_A_STATEMENT]
+def portions(values: Sequence[T], size: int = NAMES_A_STATEMENT) -> Iterator[Sequence[T]]:
+    """Cut values into parts of a size: as many as one statement may name, unless told otherwise."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

@@ -6,7 +6,7 @@ Shapes: N chunks, D dimension.
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from service.milvus.tables import CHUNKS, check_chunks, key_of, learned_row, lea
 from service.milvus.view import MilvusView, matching_ids
 from service.modes import DEFAULT_MODEL, ModelState
 from service.retrieval import Space
-from service.rows import ChunkRow, Kind
+from service.rows import ChunkRow, Kind, portions
 from service.view import AnyView, Served
 
 log = logging.getLogger(__name__)
@@ -244,7 +244,7 @@ class MilvusCollection:
         if self.store.count(CHUNKS, STRONG) == self.store.count(model.table, STRONG):
             return
         lacking, left_over = self.store.differences(model.table)
-        for some in _portions(lacking, PROJECTED_AT_ONCE):
+        for some in portions(lacking, PROJECTED_AT_ONCE):
             self._project(model, some)
         self.store.drop_keys(model.table, left_over)
         log.info(
@@ -295,8 +295,3 @@ def _record_key(key: IdempotencyKey) -> str:
 
 def _microseconds(seconds: float) -> int:
     return int(seconds * 1e6)
-
-
-def _portions(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    for start in range(0, len(values), size):
-        yield values[start : start + size]

@@ -28,7 +28,7 @@ PING_EVERY_S = 1.0
 LEAST_PING_S = 1.0
 RETRY_AFTER_S = 1
 LEVELS = {"bounded": "Bounded", "strong": "Strong", "eventually": "Eventually"}
-STRONG = "Strong"
+STRONG = LEVELS["strong"]
 # Else grpc shares one with the connection that was lost, and its growing pauses between attempts.
 OWN_CONNECTION = {"grpc.use_local_subchannel_pool": 1}
 

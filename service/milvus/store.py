@@ -28,16 +28,16 @@ from service.milvus.tables import (
     RECORDS,
     StoredChunk,
     any_of,
+    calls_of,
     chunk_row,
     document_row,
     key_of,
     listed_key_of,
-    portions,
     record_row,
     schema_of,
     stored,
 )
-from service.rows import ChunkRow, Kind
+from service.rows import ChunkRow, Kind, portions
 
 KEYS_A_CALL = 5000
 WALKED_AT_ONCE = 1000
@@ -188,9 +188,8 @@ class MilvusStore:
     def fetch(self, keys: Sequence[str], level: str = "") -> list[StoredChunk]:
         """Read chunks by their keys, in no order; those that are not there are left out."""
         found: list[StoredChunk] = []
-        for start in range(0, len(keys), KEYS_A_CALL):
-            expression = any_of("key", keys[start : start + KEYS_A_CALL])
-            found += map(stored, self.query(CHUNKS, expression, CHUNK_FIELDS, level))
+        for some in portions(keys, KEYS_A_CALL):
+            found += map(stored, self.query(CHUNKS, any_of("key", some), CHUNK_FIELDS, level))
         return found
 
     def of_documents(self, document_ids: Iterable[str], level: str = "") -> list[StoredChunk]:
@@ -278,7 +277,7 @@ class MilvusStore:
 
     def put(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows, in calls of a size that Milvus takes."""
-        for some in portions(rows):
+        for some in calls_of(rows):
             self.link.call("upsert", table, data=some)
 
     def rows_of(self, keys: Sequence[str]) -> list[dict[str, Any]]:
@@ -306,8 +305,8 @@ class MilvusStore:
 
     def drop_keys(self, table: str, keys: Sequence[str]) -> None:
         """Delete rows of a table."""
-        for start in range(0, len(keys), KEYS_A_CALL):
-            self.link.call("delete", table, filter=any_of("key", keys[start : start + KEYS_A_CALL]))
+        for some in portions(keys, KEYS_A_CALL):
+            self.link.call("delete", table, filter=any_of("key", some))
 
     def delete_chunks(self, ids: Sequence[str]) -> int:
         """Delete chunks, and the documents that have none left.
@@ -317,9 +316,8 @@ class MilvusStore:
         """
         keys = [key_of(name) for name in ids]
         found: list[dict[str, Any]] = []
-        for start in range(0, len(keys), KEYS_A_CALL):
-            expression = any_of("key", keys[start : start + KEYS_A_CALL])
-            found += self.query(CHUNKS, expression, ["key", "document_id"], STRONG)
+        for some in portions(keys, KEYS_A_CALL):
+            found += self.query(CHUNKS, any_of("key", some), ["key", "document_id"], STRONG)
         if not found:
             return 0
         for table in (CHUNKS, *self.learned_tables):

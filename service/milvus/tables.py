@@ -103,7 +103,9 @@ def check_chunks(chunks: Sequence[ChunkRow]) -> None:
             raise MetadataTooLargeError(f"chunks.{place}.metadata", wanted, str(size))
         size = len(orjson.dumps(search_field(chunk.metadata)))
         if size > SEARCH_LIMIT_BYTES:
-            wanted = f"at most {SEARCH_LIMIT_BYTES} bytes of digests for filters (20 to 60 a value)"
+            wanted = (
+                f"at most {SEARCH_LIMIT_BYTES} bytes of digests for filters (19 to 183 a value)"
+            )
             raise MetadataTooLargeError(f"chunks.{place}.metadata", wanted, str(size))
 
 
@@ -191,7 +193,7 @@ def schema_of(table: str, dimension: int) -> tuple[CollectionSchema, IndexParams
     return schema, indexes
 
 
-def portions(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def calls_of(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """Cut rows into what one call may carry."""
     some: list[dict[str, Any]] = []
     size = 0
