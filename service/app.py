@@ -98,7 +98,9 @@ def create_app(
     add_pages(app, settings)
 
     def around(inner: ASGIApp) -> ASGIApp:
-        return RequestMiddleware(inner, settings.body_limit_bytes, metrics, tracer)
+        return RequestMiddleware(
+            inner, settings.body_limit_bytes, metrics, tracer, settings.retry_after_s
+        )
 
     # What is added last lies outermost: a page may read the problems of all that is inside.
     app.add_middleware(around)

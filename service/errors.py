@@ -302,6 +302,13 @@ class UnavailableError(ServiceError):
     code = "unavailable"
 
 
+def stopping(retry_after_s: int) -> UnavailableError:
+    """Make the error of a service that is going down."""
+    return UnavailableError(
+        "the service is stopping", reason="stopping", retry_after_s=retry_after_s
+    )
+
+
 class NotReadyError(UnavailableError):
     """The store is still being loaded, or could not be."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTooLargeError, ServiceError
+from service.errors import BodyTooLargeError, ServiceError, stopping
 from service.logs import where
 from service.metrics import CLIENT_CLOSED, UNMATCHED, Metrics
 from service.problems import problem_response
@@ -36,6 +36,7 @@ class RequestMiddleware:
         body_limit_bytes: Greatest body that is let through.
         metrics: Where requests are counted, if anywhere.
         tracer: What makes traces of them, if anything.
+        retry_after_s: What a caller is told to wait that is cut off when the server goes down.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class RequestMiddleware:
         body_limit_bytes: int,
         metrics: Metrics | None = None,
         tracer: Tracer | None = None,
+        retry_after_s: int = 1,
     ) -> None:
         self._app = app
         self._limit = body_limit_bytes
         self._metrics = metrics
         self._tracer = tracer
+        self._retry_after_s = retry_after_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event stream."""
@@ -78,8 +81,11 @@ class RequestMiddleware:
         except ClientDisconnect:
             status = CLIENT_CLOSED
         except asyncio.CancelledError:  # the server is going down and waits no longer
-            status = status or CLIENT_CLOSED
-            raise
+            if status:
+                raise
+            error = stopping(self._retry_after_s)
+            state["problem"] = error.code
+            await problem_response(error, request_id)(scope, receive, send_with_headers)
         except Exception as error:  # the last resort: say nothing outside, and where inside
             failure = where(error)
             state["problem"] = ServiceError.code

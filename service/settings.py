@@ -80,7 +80,12 @@ class Settings(BaseSettings):
     write_queue_limit: int = Field(
         64, ge=0, le=10_000, description="Writes that may wait for the writer before 429."
     )
-    retry_after_s: int = Field(1, ge=1, le=3600, description="Retry-After of a 429, in seconds.")
+    retry_after_s: int = Field(
+        1,
+        ge=1,
+        le=3600,
+        description="Retry-After of a 429, or of a 503 as the service stops, in seconds.",
+    )
     rate_limit: float = Field(
         0.0, ge=0, description="Requests a second for each API key or address; 0 is no limit."
     )

@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from service.errors import QueueFullError, UnavailableError
+from service.errors import QueueFullError, stopping
 
 T = TypeVar("T")
 
@@ -161,9 +161,7 @@ class Workers:
     def _enter(self, job: _Job) -> "asyncio.Future[Any]":
         with self._lock:
             if self._closed:
-                raise UnavailableError(
-                    "the service is stopping", reason="stopping", retry_after_s=self._retry_after_s
-                )
+                raise stopping(self._retry_after_s)
             if self._pending >= self._limit:
                 raise QueueFullError(
                     f"{self._pending} requests are running or waiting already",
@@ -192,23 +190,27 @@ class Workers:
         self._prepare()
         active: deque[_Job] = deque()
         last = 0
-        while True:
-            done: list[tuple[_Job, Any, BaseException | None]] = []
-            while not active or len(active) < self._fair:
-                job = self._take(number, block=not active and not done)
-                if job is None:
-                    break
-                if not active and job.finish is not None:
-                    self._gather(last)
-                self._begin(job, active, done)
-            if not active and not done:
-                return  # closed
+        while self._fill(number, active, last):
             last = len(active)
             if active:
-                self._batch(number, active, done)
-            with self._lock:
-                self._pending -= len(done)
-            _deliver(done)
+                self._batch(number, active)
+
+    def _fill(self, number: int, active: deque[_Job], last: int) -> bool:
+        """Take what waits, until there is a batch; False when closed.
+
+        A job by itself is answered before anything else is taken, and one runs between two batches
+        at most.
+        """
+        while not active or len(active) < self._fair:
+            job = self._take(number, block=not active)
+            if job is None:
+                return bool(active)
+            if not active and job.finish is not None:
+                self._gather(last)
+            self._begin(job, active)
+            if job.finish is None:
+                break
+        return True
 
     def _take(self, number: int, *, block: bool) -> _Job | None:
         with self._lock:
@@ -228,29 +230,24 @@ class Workers:
             time.sleep(STEP_S)
             before, waiting = waiting, len(self._queue)
 
-    def _begin(
-        self,
-        job: _Job,
-        active: deque[_Job],
-        done: list[tuple[_Job, Any, BaseException | None]],
-    ) -> None:
+    def _begin(self, job: _Job, active: deque[_Job]) -> None:
         try:
             result = job.run()
         except BaseException as error:
-            done.append((job, None, error))
+            self._settle([(job, None, error)])
             return
         if job.finish is None:
-            done.append((job, result, None))
+            self._settle([(job, result, None)])
         else:
             job.question = result
             active.append(job)
 
-    def _batch(
-        self,
-        number: int,
-        active: deque[_Job],
-        done: list[tuple[_Job, Any, BaseException | None]],
-    ) -> None:
+    def _settle(self, done: Sequence[tuple[_Job, Any, BaseException | None]]) -> None:
+        with self._lock:
+            self._pending -= len(done)
+        _deliver(done)
+
+    def _batch(self, number: int, active: deque[_Job]) -> None:
         """Compute a batch, of one part of each question in turn, and finish what is complete."""
         parts: list[Any] = []
         owners: list[_Job] = []
@@ -279,6 +276,7 @@ class Workers:
             self._computed(len(parts))
         for job, outcome in zip(owners, outcomes, strict=True):
             job.outcomes.append(outcome)
+        done: list[tuple[_Job, Any, BaseException | None]] = []
         for job in [job for job in active if not job.left]:
             active.remove(job)
             assert job.finish is not None
@@ -286,6 +284,7 @@ class Workers:
                 done.append((job, job.finish(job.question, job.outcomes), None))
             except BaseException as error:
                 done.append((job, None, error))
+        self._settle(done)
 
 
 def _future() -> "asyncio.Future[Any]":

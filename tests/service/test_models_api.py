@@ -179,20 +179,24 @@ def _until(condition: Any, limit_s: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-def test_a_signal_lets_running_requests_finish(data: Path, folders: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("drain_s", [60, 0])
+def test_a_signal_lets_running_requests_finish_while_there_is_time(
+    data: Path, folders: Path, tmp_path: Path, drain_s: int
+) -> None:
     folder = shutil.copytree(data, tmp_path / "data")
     command = [sys.executable, "-m", "service", "serve", "--port", "0", "--data", str(folder)]
-    command += ["--checkpoint", str(folders / "one"), "--batch-limit", "1000", "--workers", "1"]
+    command += ["--checkpoint", str(folders / "one"), "--batch-limit", "500", "--workers", "1"]
+    command += ["--drain-s", str(drain_s), "--retry-after-s", "3"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline().decode() for _ in range(2)]
         url = next(line for line in lines if "listening" in line).split()[-1]
         # Slow enough that most of them wait when it is told to stop, and all have come.
-        batch = {"pairs": [{"a_id": "alpha:0", "b_id": "alpha:1"}] * 1000}
-        answers: list[int] = []
+        batch = {"pairs": [{"a_id": "alpha:0", "b_id": "alpha:1"}] * 500}
+        answers: list[httpx.Response] = []
 
         def ask() -> None:
-            answers.append(httpx.post(f"{url}/v1/order", json=batch, timeout=20).status_code)
+            answers.append(httpx.post(f"{url}/v1/order", json=batch, timeout=60))
 
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
@@ -210,5 +214,10 @@ def test_a_signal_lets_running_requests_finish(data: Path, folders: Path, tmp_pa
         process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join()
-        assert answers == [200] * 8
+        refused = [answer for answer in answers if answer.status_code != 200]
+        assert (len(answers), bool(refused)) == (8, not drain_s)
+        for answer in refused:
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "3")
+            problem = answer.json()
+            assert (problem["code"], problem["reason"]) == ("unavailable", "stopping")
         assert process.wait(20) in (0, -signal.SIGTERM)

@@ -143,6 +143,47 @@ def test_one_that_fails_leaves_the_others() -> None:
     _with(8, test)
 
 
+def test_a_job_by_itself_is_answered_before_the_next_one_runs() -> None:
+    async def test(workers: Workers, gate: Gate) -> None:
+        held = threading.Event()
+        first = asyncio.ensure_future(workers.run(lambda: 1))
+        second = asyncio.ensure_future(workers.run(lambda: held.wait(10)))
+        assert await asyncio.wait_for(first, 5) == 1
+        assert not second.done()
+        held.set()
+        assert await second
+
+    _with(4, test)
+
+
+def test_questions_wait_for_one_job_at_most_between_two_batches() -> None:
+    async def test(workers: Workers, gate: Gate) -> None:
+        held, ran = threading.Event(), threading.Semaphore(0)
+
+        def job() -> bool:
+            ran.release()
+            return held.wait(10)
+
+        hold = _asked(workers, "hold")
+        await gate.wait()
+        question = _asked(workers, "a")
+        jobs = [asyncio.ensure_future(workers.run(job)) for _ in range(3)]
+        await asyncio.sleep(0)
+        gate.go_on.release()
+        assert await hold == ["hold!"]
+        assert await asyncio.to_thread(ran.acquire, timeout=10)
+        held.set()
+        assert await jobs[0]
+        await gate.wait()
+        assert gate.batches == [["hold"], ["a"]]
+        assert not ran.acquire(blocking=False)
+        gate.go_on.release()
+        assert await question == ["a!"]
+        assert all(await asyncio.gather(*jobs))
+
+    _with(8, test)
+
+
 def test_a_compute_that_fails_is_told_to_all_of_its_batch() -> None:
     class BrokenError(Exception):
         pass
