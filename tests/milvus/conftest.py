@@ -1,4 +1,4 @@
-"""A real Milvus, one for all tests of this folder. ``.ci/milvus`` runs them where it may listen."""
+"""A real Milvus for each process of tests. ``.ci/milvus`` runs them where it may listen."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.milvus.server import MilvusServer
+from tests.milvus.server import PORT, MilvusServer
+
+PORTS_EACH = 20
 
 
 @pytest.fixture(scope="session")
@@ -19,10 +21,11 @@ def milvus_binary() -> Path:
 
 @pytest.fixture(scope="session")
 def milvus_server(
-    tmp_path_factory: pytest.TempPathFactory, milvus_binary: Path
+    tmp_path_factory: pytest.TempPathFactory, milvus_binary: Path, worker_id: str
 ) -> Iterator[MilvusServer]:
     """It runs; a test that ends it starts it again."""
-    with MilvusServer(tmp_path_factory.mktemp("milvus"), milvus_binary) as server:
+    port = PORT + PORTS_EACH * int(worker_id.removeprefix("gw").replace("master", "0"))
+    with MilvusServer(tmp_path_factory.mktemp("milvus"), milvus_binary, port) as server:
         yield server
 
 

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 from pymilvus import MilvusClient
 
-from tests.service.contract import Backend, Contract, asked, models, written  # noqa: F401
+from tests.service.contract import AskContract, Backend, asked, models, written  # noqa: F401
 from tests.service.contract_replicas import ReplicaContract, replicas  # noqa: F401
+from tests.service.contract_writes import WriteContract
 
 NUMBERS = itertools.count()
 
@@ -56,10 +57,20 @@ def at(*levels: str) -> pytest.MarkDecorator:
 
 
 @at("bounded")
-class TestContract(Contract):
+class TestQuestions(AskContract):
     pass
 
 
-@at("bounded", "strong")
+@at("bounded")
+class TestWrites(WriteContract):
+    pass
+
+
+@at("bounded")
 class TestReplicas(ReplicaContract):
+    pass
+
+
+@at("strong")
+class TestStrongReplicas(ReplicaContract):
     pass

@@ -1,8 +1,8 @@
 """What every backend must do alike, over the real API of a running service.
 
-A module that runs it has a fixture ``backend`` (module scope), a subclass of ``Contract`` and, if
-several services may use one store of that backend, one of ``ReplicaContract``. It imports the
-fixtures ``asked`` and ``written`` with them.
+A module that runs it has a fixture ``backend`` (module scope), subclasses of ``AskContract`` and
+``WriteContract`` and, if several services may use one store of that backend, of
+``ReplicaContract``. It imports the fixtures ``asked`` and ``written`` with them.
 
 Shapes: D dimension.
 """
@@ -32,7 +32,6 @@ from .contract_data import (
     best,
     eventually,
 )
-from .contract_writes import WriteContract
 from .test_filters import any_filter, passes
 
 BATCH = 64
@@ -163,7 +162,7 @@ QUESTIONS: list[dict[str, Any]] = [
 ]
 
 
-class Contract(WriteContract):
+class AskContract:
     """What every backend must do alike."""
 
     @pytest.mark.parametrize("model", MODELS)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from .contract import Backend, Contract, asked, models, written  # noqa: F401 (fixtures)
+from .contract import AskContract, Backend, asked, models, written  # noqa: F401 (fixtures)
 from .contract_replicas import ReplicaContract, replicas  # noqa: F401 (a fixture)
+from .contract_writes import WriteContract
 from .lite import LiteServer
 
 
@@ -38,7 +39,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.mark.parametrize("backend", ["embedded", "milvus-lite"], indirect=True, scope="module")
-class TestBackends(Contract):
+class TestBackends(AskContract, WriteContract):
     pass
 
 

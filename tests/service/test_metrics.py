@@ -116,16 +116,22 @@ def test_a_client_that_hangs_up_is_counted_as_cancelled() -> None:
     assert found["nextchunk_rejected_total{reason=cancelled}"] == 1
 
 
-def test_what_the_end_cuts_off_is_counted_as_cancelled() -> None:
+def test_what_the_end_cuts_off_is_told_so() -> None:
     with serve_small() as small:
         connection = socket.create_connection(("127.0.0.1", small.port))
         connection.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         # Answered after the other has been begun: both are taken by the same loop, in turn.
         assert small.http.get("/livez").status_code == 200
-    connection.close()
+    with connection, connection.makefile("rb") as answer:
+        head, _, body = answer.read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nretry-after: 1\r\n" in head + b"\r\n"
+    assert (json.loads(body)["code"], json.loads(body)["reason"]) == ("unavailable", "stopping")
     line = json.loads(small.log.getvalue().splitlines()[-1])
-    assert (line["route"], line["status"]) == ("/slow", 499)
-    assert values(small.metrics)["nextchunk_rejected_total{reason=cancelled}"] == 1
+    assert (line["route"], line["status"], line["problem"]) == ("/slow", 503, "unavailable")
+    found = values(small.metrics)
+    assert found["nextchunk_requests_total{method=GET,route=/slow,status=503}"] == 1
+    assert found["nextchunk_problems_total{code=unavailable}"] == 1
 
 
 def test_answers_batches_and_writes_are_counted() -> None:
