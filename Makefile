@@ -37,7 +37,7 @@ test: $(VENV)/.installed  ## Run the default tests: offline, seeded, in 2 to 5 m
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 integration: $(VENV)/.installed  ## Run the README's commands and replay evaluation over a socket
-	$(BIN)/python -m pytest tests/integration
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/integration
 
 check: format lint types contracts test integration  ## Format, lint, types, import contracts, tests
 

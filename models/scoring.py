@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.model import P8Model
-from models.order import probability_after
+from models.order import ExactPairs, one_way_round
 from models.packed import Dtype, pack, pack_reranker
 from models.rerank import CandidateSets, SetReranker
 
@@ -28,6 +28,7 @@ Bools = NDArray[np.bool_]
 PROJECT_BLOCK = 8192
 RERANK_LIMIT = 512
 """Most candidates that the re-ranker looks at together: the best without it."""
+NO_MODEL = "model: expected a trained checkpoint, got none"
 
 
 class Method(StrEnum):
@@ -105,6 +106,7 @@ class Scorer:
         self.model = None if model is None else model.eval()
         self.dtype = dtype
         self._p8 = None if model is None else pack(model.p8, dtype)
+        self._pairs = None if model is None else ExactPairs(model.order)
         self.window = window if model is None else model.config.window
         self.order_weight = order_weight
         self.reranker = None
@@ -171,7 +173,7 @@ class Scorer:
             query_BD = _unit(np.einsum("bl,bld->bd", alpha_BL, context_BLD))
         elif method is Method.P8:
             if self._p8 is None:
-                raise ValueError("model: expected a trained checkpoint, got none")
+                raise ValueError(NO_MODEL)
             if projected_BLD is None:
                 projected_BLD = self.project(context_BLD)
             output = self._p8.mix(_tensor(projected_BLD), torch.from_numpy(mask_BL))
@@ -320,25 +322,23 @@ class Scorer:
 
     @torch.inference_mode()
     def order_logits(self, a_ND: Floats, b_ND: Floats) -> Floats:
-        """Calibrated log-odds (N,) that b comes after a; exactly negated when a and b swap.
-
-        Floating-point sums may differ in their last bit from one argument order to the other, so
-        each pair is evaluated in one canonical order and its sign restored.
-        """
-        swap_N = np.array([a.tobytes() > b.tobytes() for a, b in zip(a_ND, b_ND, strict=True)])
-        first_ND = np.where(swap_N[:, None], b_ND, a_ND)
-        second_ND = np.where(swap_N[:, None], a_ND, b_ND)
+        """Calibrated log-odds (N,) that b comes after a; exactly negated when a and b swap."""
+        swap_N, first_ND, second_ND = one_way_round(a_ND, b_ND)
         logits_N = _numpy(self._model().order(_tensor(first_ND), _tensor(second_ND)))
         return np.where(swap_N, -logits_N, logits_N)
 
     def order_probability(self, a_ND: Floats, b_ND: Floats) -> NDArray[np.float64]:
-        """P(b after a) for each pair, (N,); swapping a and b gives exactly 1 minus it."""
-        probability = probability_after(torch.from_numpy(self.order_logits(a_ND, b_ND)))
-        return np.asarray(probability.numpy(), np.float64)
+        """P(b after a) for each pair, (N,); swapping a and b gives exactly 1 minus it.
+
+        That holds when the two are asked in different company, too.
+        """
+        if self._pairs is None:
+            raise ValueError(NO_MODEL)
+        return self._pairs.probability(a_ND, b_ND)
 
     def _model(self) -> P8Model:
         if self.model is None:
-            raise ValueError("model: expected a trained checkpoint, got none")
+            raise ValueError(NO_MODEL)
         return self.model
 
 

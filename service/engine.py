@@ -8,6 +8,7 @@ Shapes: B = 1 query, L window, K candidates, N chunks of a bag, D dimension.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from service.decode import Decoder, Embed, Window
 from service.encode import Contents, Encoder
 from service.errors import BatchTooLargeError, TopKTooLargeError
 from service.modes import DEFAULT_MODEL, Mode, require_order
-from service.ranking import Outcome, Ranked, Task, rank_all
+from service.ranking import Outcome, Ranked, Task, rank_all, waiters
 from service.retrieval import Scope
 from service.schemas import (
     OrderBatch,
@@ -120,15 +121,14 @@ class Engine:
             queries = check(RankBatch, body).queries
             self._check_batch(queries, "queries")
             prefixes = [f"queries.{place}." for place in range(len(queries))]
-            # All at once, which is one call where chunks are not in memory.
-            view.find([one for query in queries for one in query.context_ids or ()])
         else:
             queries, prefixes = [check(RankQuery, body)], [""]
-        tasks = []
-        for query, prefix in zip(queries, prefixes, strict=True):
-            own = Stages()
-            with own.stage("decode"):
-                tasks.append(self._decode(view, query, prefix, own, deadline))
+        self._find(view, queries)
+        decode = partial(self._decode, view, deadline)
+        if view.waits and len(queries) > 1:  # each may read a document
+            tasks = list(waiters().map(decode, queries, prefixes))
+        else:
+            tasks = list(map(decode, queries, prefixes))
         return Question(tasks=tasks, batch=batch, stages=stages, contents=self._contents)
 
     def ask_score(self, body: object, stages: Stages, deadline: Deadline) -> Question:
@@ -142,6 +142,7 @@ class Engine:
         query = check(ScoreQuery, body)
         view, own = self.collection.view, Stages()
         with own.stage("decode"):
+            self._find(view, [query])
             served = view.served(query.model)
             decoder = self._decoder(view, served)
             task = Task(
@@ -167,17 +168,18 @@ class Engine:
         Raises:
             ServiceError: If the request is at fault or there is no usable verifier.
         """
-        view = self.collection.view
-        if not (isinstance(body, dict) and "pairs" in body):
-            return self._order_one(view, check(OrderPair, body), "", stages, deadline)
-        pairs = check(OrderBatch, body).pairs
-        self._check_batch(pairs, "pairs")
-        return {
-            "answers": [
-                self._order_one(view, pair, f"pairs.{place}.", stages, deadline)
-                for place, pair in enumerate(pairs)
-            ]
-        }
+        batch = isinstance(body, dict) and "pairs" in body
+        if batch:
+            pairs = check(OrderBatch, body).pairs
+            self._check_batch(pairs, "pairs")
+            prefixes = [f"pairs.{place}." for place in range(len(pairs))]
+        else:
+            pairs, prefixes = [check(OrderPair, body)], [""]
+        answers = [
+            {"p_b_after_a": probability}
+            for probability in self._order(pairs, prefixes, stages, deadline)
+        ]
+        return {"answers": answers} if batch else answers[0]
 
     def sequence(self, body: object, stages: Stages, deadline: Deadline) -> dict[str, Any]:
         """Answer ``/v1/sequence``: a bag in reading order, and what does not belong to it.
@@ -232,19 +234,30 @@ class Engine:
                 if not isinstance(outcome, Ranked):
                     raise outcome
 
-    def _decode(
-        self, view: AnyView, query: RankQuery, prefix: str, own: Stages, deadline: Deadline
-    ) -> Task:
-        served = view.served(query.model, f"{prefix}model")
-        limit = self._settings.top_k_limit
-        if query.top_k > limit:
-            raise TopKTooLargeError(f"{prefix}top_k", f"at most {limit}", str(query.top_k))
-        decoder = self._decoder(view, served)
-        window = decoder.window(query, prefix)
-        scope = decoder.scope(query, window)
-        candidates = None
-        if query.candidates is not None:
-            candidates = decoder.candidates(query.candidates, prefix)
+    def _find(self, view: AnyView, queries: Sequence[RankQuery | ScoreQuery]) -> None:
+        """Find all chunks that queries name by one call, where they are not in memory."""
+        if not view.waits:
+            return
+        ids = [one for query in queries for one in query.context_ids or ()]
+        for query in queries:
+            candidates = query.candidates or ()
+            if len(candidates) <= self._settings.candidates_limit:
+                ids += [one.id for one in candidates if one.vector is None and one.id is not None]
+        view.find(ids)
+
+    def _decode(self, view: AnyView, deadline: Deadline, query: RankQuery, prefix: str) -> Task:
+        own = Stages()
+        with own.stage("decode"):
+            served = view.served(query.model, f"{prefix}model")
+            limit = self._settings.top_k_limit
+            if query.top_k > limit:
+                raise TopKTooLargeError(f"{prefix}top_k", f"at most {limit}", str(query.top_k))
+            decoder = self._decoder(view, served)
+            window = decoder.window(query, prefix)
+            scope = decoder.scope(query, window)
+            candidates = None
+            if query.candidates is not None:
+                candidates = decoder.candidates(query.candidates, prefix)
         return Task(
             view=view,
             served=served,
@@ -265,19 +278,36 @@ class Engine:
             view, window=served.scorer.window, settings=self._settings, embed=self._embed
         )
 
-    def _order_one(
-        self, view: AnyView, pair: OrderPair, prefix: str, stages: Stages, deadline: Deadline
-    ) -> dict[str, Any]:
-        deadline.check()
-        served = view.served(pair.model, f"{prefix}model")
-        require_order(served.state)
+    def _order(
+        self,
+        pairs: Sequence[OrderPair],
+        prefixes: Sequence[str],
+        stages: Stages,
+        deadline: Deadline,
+    ) -> list[float]:
+        """The probability of each pair; those of one model are computed together."""
+        view = self.collection.view
+        alike: dict[str, list[int]] = {}
+        for place, (pair, prefix) in enumerate(zip(pairs, prefixes, strict=True)):
+            require_order(view.served(pair.model, f"{prefix}model").state)
+            alike.setdefault(pair.model, []).append(place)
+        sides = []
         with stages.stage("decode"):
-            a_D, b_D = self._decoder(view, served).pair(pair, prefix)
-        # One pair a call: the place of a row in a batch may change its last bit, and the swapped
-        # pair must be exactly complementary wherever it stands.
+            if view.waits:  # at once, which is one call
+                ids = [one for pair in pairs for one in (pair.a_id, pair.b_id) if one is not None]
+                view.find(ids)
+            for pair, prefix in zip(pairs, prefixes, strict=True):
+                deadline.check()
+                decoder = self._decoder(view, view.served(pair.model))
+                sides.append(decoder.pair(pair, prefix))
+        probabilities = [0.0] * len(pairs)
         with stages.stage("order"):
-            probability = served.scorer.order_probability(a_D[None], b_D[None])[0]
-        return {"p_b_after_a": float(probability)}
+            for name, places in alike.items():
+                a_PD, b_PD = (np.stack([sides[place][side] for place in places]) for side in (0, 1))
+                found_P = view.served(name).scorer.order_probability(a_PD, b_PD)
+                for place, probability in zip(places, found_P.tolist(), strict=True):
+                    probabilities[place] = probability
+        return probabilities
 
     @property
     def _contents(self) -> Contents:

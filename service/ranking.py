@@ -30,8 +30,8 @@ from service.view import AnyView, Served
 
 PAIRS_AT_ONCE = 1 << 18
 """Pairs of candidates re-ranked together, as many as one set of 512 has: it bounds the memory."""
-SEARCHES_AT_ONCE = 16
-"""Of those that wait for another process."""
+WAITERS = 16
+"""Searches, or reads, that wait for another process at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +141,7 @@ def _search(outcomes: "Sequence[Outcome | _Run]") -> "list[Outcome | _Run]":
             run.queries, run.row = queries, row
     groups = list(_groups([run for run in runs if run.task.candidates is None], _of_search))
     if len(groups) > 1 and groups[0][0].task.view.waits:
-        list(_searches().map(_retrieve, groups))
+        list(waiters().map(_retrieve, groups))
     else:
         for group in groups:
             _retrieve(group)
@@ -149,9 +149,9 @@ def _search(outcomes: "Sequence[Outcome | _Run]") -> "list[Outcome | _Run]":
 
 
 @cache
-def _searches() -> ThreadPoolExecutor:
-    """Threads for searches that only wait for another process."""
-    return ThreadPoolExecutor(SEARCHES_AT_ONCE, thread_name_prefix="search")
+def waiters() -> ThreadPoolExecutor:
+    """Threads for what only waits for another process."""
+    return ThreadPoolExecutor(WAITERS, thread_name_prefix="waiter")
 
 
 def _retrieve(group: Sequence[_Run]) -> None:

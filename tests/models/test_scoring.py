@@ -43,6 +43,13 @@ def test_order_is_antisymmetric_to_the_last_bit(
     assert (back == 1.0 - forth).all()
     assert forth.std() > 0.01
     assert (scorer.order_probability(a, a) == 0.5).all()
+    # Whatever else is asked with it.
+    alone = np.array([scorer.order_probability(b[[row]], a[[row]])[0] for row in range(300)])
+    assert (alone == back).all()
+    many = scorer.order_probability(np.tile(b, (4, 1)), np.tile(a, (4, 1)))
+    assert (many == np.tile(back, 4)).all()
+    logits = scorer.order_logits(a, b).astype(np.float64)
+    np.testing.assert_allclose(forth, 1 / (1 + np.exp(-logits)), atol=1e-6)
 
 
 def test_probability_matches_the_logistic_function() -> None:

@@ -185,14 +185,14 @@ def test_a_signal_lets_running_requests_finish_while_there_is_time(
 ) -> None:
     folder = shutil.copytree(data, tmp_path / "data")
     command = [sys.executable, "-m", "service", "serve", "--port", "0", "--data", str(folder)]
-    command += ["--checkpoint", str(folders / "one"), "--batch-limit", "500", "--workers", "1"]
+    command += ["--checkpoint", str(folders / "one"), "--batch-limit", "5000", "--workers", "1"]
     command += ["--drain-s", str(drain_s), "--retry-after-s", "3"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline().decode() for _ in range(2)]
         url = next(line for line in lines if "listening" in line).split()[-1]
         # Slow enough that most of them wait when it is told to stop, and all have come.
-        batch = {"pairs": [{"a_id": "alpha:0", "b_id": "alpha:1"}] * 500}
+        batch = {"pairs": [{"a_id": "alpha:0", "b_id": "alpha:1"}] * 5000}
         answers: list[httpx.Response] = []
 
         def ask() -> None:
