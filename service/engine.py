@@ -121,9 +121,10 @@ class Engine:
             queries = check(RankBatch, body).queries
             self._check_batch(queries, "queries")
             prefixes = [f"queries.{place}." for place in range(len(queries))]
+            with stages.stage("decode"):
+                self._find(view, queries)
         else:
             queries, prefixes = [check(RankQuery, body)], [""]
-        self._find(view, queries)
         decode = partial(self._decode, view, deadline)
         if view.waits and len(queries) > 1:  # each may read a document
             tasks = list(waiters().map(decode, queries, prefixes))
@@ -142,9 +143,9 @@ class Engine:
         query = check(ScoreQuery, body)
         view, own = self.collection.view, Stages()
         with own.stage("decode"):
-            self._find(view, [query])
             served = view.served(query.model)
             decoder = self._decoder(view, served)
+            self._find(view, [query])
             task = Task(
                 view=view,
                 served=served,
@@ -253,6 +254,7 @@ class Engine:
             if query.top_k > limit:
                 raise TopKTooLargeError(f"{prefix}top_k", f"at most {limit}", str(query.top_k))
             decoder = self._decoder(view, served)
+            self._find(view, [query])
             window = decoder.window(query, prefix)
             scope = decoder.scope(query, window)
             candidates = None
