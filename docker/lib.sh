@@ -4,7 +4,8 @@
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
 shipped=$root/checkpoints/p8-minilm-l6-v2
-base=${BASE_IMAGE:-localhost/python:3.11-slim}
+arch=${ARCH:-}
+base=${BASE_IMAGE:-localhost/python:3.11-slim${arch:+-$arch}}
 export BUILDAH_ISOLATION=chroot
 
 work=$(mktemp -d)
@@ -74,18 +75,19 @@ make_base() {
     if buildah inspect --type image "$base" >/dev/null 2>&1; then
         return
     fi
-    [ "$base" = localhost/python:3.11-slim ] || fail "there is no image $base"
+    [ -z "${BASE_IMAGE:-}" ] || fail "there is no image $base"
     say "making $base from Debian's packages"
     local sources=/etc/apt/sources.list.d/debian.sources from
     [ -e "$sources" ] || sources=/etc/apt/sources.list
     # The machine's package sources and resolver are needed to make it, and stay out of it.
     # shellcheck disable=SC2016  # mmdebstrap expands $1
-    mmdebstrap --quiet --variant=minbase --include=python3,python3-venv,ca-certificates \
+    mmdebstrap --quiet ${arch:+--architectures="$arch"} --variant=minbase \
+        --include=python3,python3-venv,ca-certificates \
         --customize-hook='ln -s python3 "$1/usr/bin/python"' \
         --customize-hook='rm -f "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/*' \
         --customize-hook='rm -f "$1/etc/resolv.conf" "$1/etc/hostname"' \
         bookworm "$work/base.tar" "$sources"
-    from=$(buildah from scratch)
+    from=$(buildah from ${arch:+--arch "$arch"} scratch)
     buildah add --quiet "$from" "$work/base.tar" / >/dev/null
     buildah config --cmd python3 "$from"
     buildah commit --quiet --rm "$from" "$base" >/dev/null
@@ -102,7 +104,8 @@ build_image() { # build_image TARGET IMAGE
         mounts+=(-v "$path:$path:ro")
     done <"$work/mounts"
     start=$(now_ms)
-    buildah bud --format docker --layers --pull-never ${1:+--target "$1"} "${mounts[@]}" \
+    buildah bud --format docker --layers --pull-never ${arch:+--arch "$arch"} \
+        ${1:+--target "$1"} "${mounts[@]}" \
         --build-arg "BASE_IMAGE=$base" \
         --build-arg "TORCH_INDEX_URL=${TORCH_INDEX_URL:-}" \
         --build-arg "TORCH_SHA256=${TORCH_SHA256:-}" \

@@ -44,7 +44,12 @@ def pack(p8: P8Constrained, dtype: Dtype = "float32") -> "P8Constrained | Packed
     Args:
         p8: In evaluation mode. Later changes to it are not followed.
         dtype: What the window encoder computes in.
+
+    Raises:
+        ValueError: If the processor does not multiply bfloat16, and that is wanted.
     """
+    if dtype == "bfloat16" and not has_bfloat16():
+        raise ValueError("dtype: expected float32, as this processor has no bfloat16, got bfloat16")
     on_cpu = next(p8.parameters()).device.type == "cpu"
     return PackedP8(p8, dtype) if on_cpu and isinstance(p8, TransformerP8Constrained) else p8
 
@@ -74,8 +79,14 @@ def _sharing(module: M) -> M:
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 itself."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    """Whether this processor multiplies bfloat16 itself: x86-64 by AVX-512 or AMX, or arm64.
+
+    Others would take longer for it than for float32, and on some, or where its settings hold it to
+    less (``ONEDNN_MAX_CPU_ISA``), oneDNN refuses to.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    its_own = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return its_own and (not _can_pack() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 class PackedP8:

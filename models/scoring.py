@@ -92,6 +92,9 @@ class Scorer:
         order_weight: Weight of the order verifier's log-odds in the score of ``p8``.
         rerank: Whether to use the model's re-ranker, if it has one.
         dtype: What the encoders of window and bag compute in; ``models.packed`` has what changes.
+
+    Raises:
+        ValueError: If the processor has no bfloat16, and that is wanted.
     """
 
     def __init__(

@@ -228,7 +228,8 @@ class Service:
     def _build(self) -> Engine:
         settings = self.settings
         if settings.dtype == "bfloat16" and not has_bfloat16():
-            log.warning("this processor has no bfloat16 of its own; float32 is likely quicker")
+            log.warning("dtype: this processor has no bfloat16; computing in float32")
+            self.settings = settings = settings.model_copy(update={"dtype": "float32"})
         self._opened = self._open()
         collection = self._opened.collection
         for name, served in collection.view.models.items():

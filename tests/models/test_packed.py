@@ -6,9 +6,11 @@ import torch
 
 from models import packed
 from models.model import P8Model
-from models.packed import PackedP8, pack
+from models.packed import Dtype, PackedP8, has_bfloat16, pack
 from models.scoring import Method, Scorer
 from tests.synthetic import shape, unit_rows
+
+needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")
 
 
 def _windows(generator: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,6 +45,15 @@ def test_this_build_of_torch_has_the_fused_operators() -> None:
         assert packed._can_pack()
 
 
+def test_bfloat16_is_refused_by_a_processor_that_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = P8Model(shape()).eval()
+    monkeypatch.setattr(packed, "has_bfloat16", lambda: False)
+    with pytest.raises(ValueError, match=r"dtype: expected float32, .* got bfloat16"):
+        Scorer(model, dtype="bfloat16")
+    assert Scorer(model).dtype == "float32"
+
+
+@needs_bfloat16
 def test_bfloat16_changes_the_weights_alone(generator: np.random.Generator) -> None:
     model = P8Model(shape()).eval()
     context, mask = _windows(generator, 32)
@@ -78,8 +89,17 @@ def test_shapes_are_checked() -> None:
 
 
 @pytest.mark.parametrize("operators", ["fused", "plain"])
+@pytest.mark.parametrize(
+    ("dtype", "least", "most"),
+    [("float32", 0.0, 1e-5), pytest.param("bfloat16", 1e-5, 0.1, marks=needs_bfloat16)],
+)
 def test_a_packed_reranker_judges_alike(
-    generator: np.random.Generator, monkeypatch: pytest.MonkeyPatch, operators: str
+    generator: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+    operators: str,
+    dtype: Dtype,
+    least: float,
+    most: float,
 ) -> None:
     model = P8Model(shape(rerank=True)).eval()
     reranker = model.reranker
@@ -89,18 +109,17 @@ def test_a_packed_reranker_judges_alike(
     context, mask = (part.numpy() for part in _windows(generator, 6))
     candidates = unit_rows(generator, 6 * 9, 16).reshape(6, 9, 16)
     valid = np.arange(9) < generator.integers(3, 10, 6)[:, None]
-    totals = {}
-    for kind in ("kept", "packed", "half"):
-        if operators == "plain":
-            monkeypatch.setattr(packed, "_can_pack", lambda: False)
-        scorer = Scorer(model, dtype="bfloat16" if kind == "half" else "float32")
-        if kind == "kept":
-            scorer.reranker = reranker
-        queries = scorer.query(context, mask, Method.P8)
-        totals[kind] = scorer.score(queries, candidates, valid_BK=valid).rerank_BK[valid]
-    assert np.ptp(totals["kept"]) > 0.01
-    np.testing.assert_allclose(totals["packed"], totals["kept"], atol=1e-5)
-    assert 1e-5 < np.abs(totals["half"] - totals["kept"]).max() < 0.1
+    if operators == "plain":
+        monkeypatch.setattr(packed, "_can_pack", lambda: False)
+    kept, packed_one = Scorer(model), Scorer(model, dtype=dtype)
+    kept.reranker = reranker
+    wanted, found = (
+        scorer.score(scorer.query(context, mask, Method.P8), candidates, valid_BK=valid)
+        for scorer in (kept, packed_one)
+    )
+    assert np.ptp(wanted.rerank_BK[valid]) > 0.01
+    difference = np.abs(found.rerank_BK - wanted.rerank_BK)[valid].max()
+    assert least <= difference < most
 
 
 def test_what_is_fitted_later_counts_in_a_packed_reranker() -> None:

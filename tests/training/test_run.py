@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from models.checkpoint import load_checkpoint
 from models.model import P8Model
-from models.packed import pack
+from models.packed import has_bfloat16, pack
 from models.scoring import Scorer
 from service.modes import load_state
 from tests.prepared import write_walks
@@ -240,6 +240,7 @@ def test_an_earlier_checkpoint_is_judged_too(checkpoint: Path, tmp_path: Path) -
     assert not (checkpoint / "README.md").exists()
 
 
+@pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")
 def test_evaluate_in_bfloat16_ranks_as_well(
     trained: Path,
     folders: Sequence[PreparedDataset],
@@ -262,6 +263,20 @@ def test_evaluate_in_bfloat16_ranks_as_well(
     )
     assert rounded == pytest.approx(exact, abs=0.01)
     assert packed == ["float32", "float32", "bfloat16", "bfloat16"]  # with a re-ranker and without
+
+
+def test_evaluate_in_bfloat16_needs_a_processor_that_has_it(
+    trained: Path,
+    folders: Sequence[PreparedDataset],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("models.packed.has_bfloat16", lambda: False)
+    words = ["--split", "validation", "--dtype", "bfloat16"]
+    assert main(["evaluate", str(trained), str(folders[0].path), *words]) == 2
+    assert capsys.readouterr().err == (
+        "error: dtype: expected float32, as this processor has no bfloat16, got bfloat16\n"
+    )
 
 
 @pytest.mark.parametrize("command", ["gate", "evaluate"])

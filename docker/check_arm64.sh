@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Build the image for arm64 and run it beside the one for this machine, on the same chunks: what they
+# answer has to be alike. Where the machine is not arm64, Debian's qemu stands in for the processor,
+# ten times slower and more. For root on Debian 12, by hand: it takes half an hour.
+#
+#   docker/check_arm64.sh DATA [PROCESSOR...]
+#
+# DATA       folder that `python -m service index` filled with vectors that fit the shipped checkpoint
+# PROCESSOR  as qemu names them (default: neoverse-n1, which has no SVE and no bfloat16; newer
+#            versions of qemu know neoverse-v1 and neoverse-n2, too)
+#
+# Environment: IMAGE (what to compare with; built if it is not there), TORCH_INDEX_URL and TORCH_SHA256
+# (as in the Dockerfile, for the wheel for arm64).
+set -euo pipefail
+
+if [ $# -lt 1 ]; then
+    echo "usage: docker/check_arm64.sh DATA [PROCESSOR...]" >&2
+    exit 2
+fi
+# shellcheck source=docker/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+data=$(realpath -e "$1")
+shift
+processors=("${@:-neoverse-n1}")
+
+image=${IMAGE:-localhost/nextchunk:dev}
+here_name=nextchunk-here-$$
+there_name=nextchunk-arm64-$$
+
+fail() {
+    echo "check: FAILED: $*" >&2
+    podman logs --tail 20 "$there_name" 2>/dev/null >&2 || true
+    exit 1
+}
+
+cleanup() {
+    local status=$?
+    set +e
+    podman rm --force --time 1 --ignore --volumes "$here_name" "$there_name" >/dev/null 2>&1
+    rm -rf "$work"
+    exit "$status"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# The kernel hands programs for arm64 to qemu, in containers, too.
+register_qemu() {
+    local rules=/proc/sys/fs/binfmt_misc
+    [ "$(uname -m)" != aarch64 ] || return 0
+    [ -e $rules/register ] || mount -t binfmt_misc binfmt_misc $rules
+    [ ! -e $rules/qemu-aarch64 ] || return 0
+    if [ ! -e /usr/lib/binfmt.d/qemu-aarch64.conf ]; then
+        say "installing qemu-user-static"
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+            qemu-user-static >"$work/apt.log" 2>&1 || fail "apt: $(tail -3 "$work/apt.log")"
+    fi
+    cat /usr/lib/binfmt.d/qemu-aarch64.conf >$rules/register
+}
+
+start() { # start NAME IMAGE PORT [PODMAN_OPTION...]
+    local name=$1 what=$2 port=$3
+    shift 3
+    cp -a "$data" "$work/$name"
+    chown -R 10001:10001 "$work/$name"
+    podman run -d --name "$name" --network host --read-only --tmpfs /tmp --cap-drop ALL \
+        --security-opt no-new-privileges --memory 2g --pids-limit 256 --no-healthcheck \
+        -v "$work/$name:/data" -e "NEXTCHUNK_PORT=$port" -e NEXTCHUNK_DEADLINE_MS=60000 \
+        "$@" "$what" >/dev/null
+}
+
+compare() { # compare PROCESSOR
+    say "arm64 as a $1: read-only, no capabilities, 2g"
+    local start port
+    port=$(free_port)
+    start=$(now_ms)
+    start "$there_name" "$image-arm64" "$port" --arch arm64 --pull never -e "QEMU_CPU=$1"
+    python3 "$here/alike.py" --wait "http://127.0.0.1:$port" || fail "it does not come up"
+    echo "ready $(($(now_ms) - start)) ms after podman run"
+    podman exec "$there_name" python -c 'import platform; print(platform.machine())'
+    python3 "$here/alike.py" "$here_url" "http://127.0.0.1:$port" "$data" || fail "answers differ"
+    podman exec "$there_name" python /opt/healthcheck.py || fail "the health check says no"
+    start=$(now_ms)
+    podman kill --signal TERM "$there_name" >/dev/null
+    [ "$(timeout 60 podman wait "$there_name")" = 0 ] || fail "not 0 after SIGTERM"
+    echo "stopped $(($(now_ms) - start)) ms after SIGTERM, exit code 0"
+    podman rm "$there_name" >/dev/null
+    rm -rf "${work:?}/$there_name"
+}
+
+install_tools
+python3 -m venv "$work/venv"
+register_qemu
+if ! podman image exists "$image"; then
+    make_base
+    say "building for this machine"
+    build_image "" "$image"
+fi
+arch=arm64
+base=localhost/python:3.11-slim-arm64
+make_base
+say "building for arm64"
+build_image "" "$image-arm64"
+here_port=$(free_port)
+here_url=http://127.0.0.1:$here_port
+start "$here_name" "$image" "$here_port"
+for processor in "${processors[@]}"; do
+    compare "$processor"
+done
+say "the image for arm64 is good"
