@@ -16,5 +16,6 @@ find "$site" -type d -name tests -prune -exec rm -rf {} +
 find "$site" -type d -name __pycache__ -path '*/torch/testing/*' -prune -exec rm -rf {} +
 if [ "$1" = serve ]; then
     rm -rf "$site"/sympy "$site"/sympy-*.dist-info "$site"/mpmath "$site"/mpmath-*.dist-info \
-        "$site"/networkx "$site"/networkx-*.dist-info "$2/bin/isympy" "$2/share/man"
+        "$site"/networkx "$site"/networkx-*.dist-info "$2/bin/isympy" "$2/share/man" \
+        "$site"/triton "$site"/triton-*.dist-info "$2"/bin/proton*
 fi
