@@ -15,7 +15,7 @@ import wire
 from ask import longest_document
 from wire import Service, check
 
-CLOSE = 1e-4
+CLOSE = 1e-5
 WINDOWS = 24
 TOP_K = 10
 PATIENCE_S = 300.0
