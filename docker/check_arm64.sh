@@ -6,8 +6,8 @@
 #   docker/check_arm64.sh DATA [PROCESSOR...]
 #
 # DATA       folder that `python -m service index` filled with vectors that fit the shipped checkpoint
-# PROCESSOR  as qemu names them (default: neoverse-n1, which has no SVE and no bfloat16; newer
-#            versions of qemu know neoverse-v1 and neoverse-n2, too)
+# PROCESSOR  as qemu names them (default: neoverse-n1, which has neither SVE nor bfloat16, and
+#            neoverse-v1, which has both)
 #
 # Environment: IMAGE (what to compare with; built if it is not there), TORCH_INDEX_URL and TORCH_SHA256
 # (as in the Dockerfile, for the wheel for arm64).
@@ -21,11 +21,17 @@ fi
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 data=$(realpath -e "$1")
 shift
-processors=("${@:-neoverse-n1}")
+processors=(neoverse-n1 neoverse-v1)
+[ $# -eq 0 ] || processors=("$@")
 
 image=${IMAGE:-localhost/nextchunk:dev}
 here_name=nextchunk-here-$$
 there_name=nextchunk-arm64-$$
+# The first bytes of a program for arm64, and which bits of them count.
+elf='\x7f\x45\x4c\x46\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'
+mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
+rules=/proc/sys/fs/binfmt_misc
+registered=
 
 fail() {
     echo "check: FAILED: $*" >&2
@@ -37,6 +43,7 @@ cleanup() {
     local status=$?
     set +e
     podman rm --force --time 1 --ignore --volumes "$here_name" "$there_name" >/dev/null 2>&1
+    [ -z "$registered" ] || echo -1 >"$rules/$registered"
     rm -rf "$work"
     exit "$status"
 }
@@ -44,19 +51,41 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# The kernel hands programs for arm64 to qemu, in containers, too.
+# qemu's emulator for arm64, without dependencies. Debian 12's own version, 7.2, crashes in torch's
+# threads; Debian's backports have a newer one.
+fetch_qemu() { # prints the program
+    local options uri
+    # shellcheck disable=SC2016  # apt-get expands it
+    uri=$(apt-get indextargets --format '$(REPO_URI)' "Codename: bookworm" "Created-By: Packages" |
+        head -1)
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri bookworm-backports main" \
+        >"$work/backports.list"
+    mkdir -p "$work/lists" "$work/qemu"
+    options=(-qq -o "Dir::Etc::SourceList=$work/backports.list" -o Dir::Etc::SourceParts=-
+        -o "Dir::State::Lists=$work/lists")
+    (cd "$work/qemu" && apt-get "${options[@]}" update && apt-get "${options[@]}" download qemu-user) \
+        >"$work/apt.log" 2>&1 || fail "apt: $(tail -3 "$work/apt.log")"
+    dpkg -x "$work"/qemu/*.deb "$work/qemu"
+    echo "$work/qemu/usr/bin/qemu-aarch64"
+}
+
+# Have the kernel hand programs for arm64 to qemu, in containers, too (F), under the name that
+# mmdebstrap looks for. It is undone at the end.
 register_qemu() {
-    local rules=/proc/sys/fs/binfmt_misc
+    local program
     [ "$(uname -m)" != aarch64 ] || return 0
-    [ -e $rules/register ] || mount -t binfmt_misc binfmt_misc $rules
-    [ ! -e $rules/qemu-aarch64 ] || return 0
-    if [ ! -e /usr/lib/binfmt.d/qemu-aarch64.conf ]; then
-        say "installing qemu-user-static"
-        apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-            qemu-user-static >"$work/apt.log" 2>&1 || fail "apt: $(tail -3 "$work/apt.log")"
+    # mmdebstrap wants it to see that such programs run.
+    command -v arch-test >/dev/null || apt-get install -y -qq --no-install-recommends arch-test \
+        >"$work/apt.log" 2>&1 || fail "apt: $(tail -3 "$work/apt.log")"
+    [ -e "$rules/register" ] || mount -t binfmt_misc binfmt_misc "$rules"
+    if [ -e "$rules/qemu-aarch64" ]; then
+        echo "as registered: $(sed -n 's/^interpreter //p' "$rules/qemu-aarch64")"
+        return
     fi
-    cat /usr/lib/binfmt.d/qemu-aarch64.conf >$rules/register
+    program=$(fetch_qemu)
+    "$program" --version | head -1
+    printf '%s' ":qemu-aarch64:M::$elf:$mask:$program:OCF" >"$rules/register"
+    registered=qemu-aarch64
 }
 
 start() { # start NAME IMAGE PORT [PODMAN_OPTION...]
