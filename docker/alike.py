@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import wire
 from ask import longest_document
 from wire import Service, check
 
@@ -22,14 +21,14 @@ PATIENCE_S = 300.0
 
 
 def check_ranks(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """Two answers to one question of ``/v1/rank``; the largest difference of two scores."""
+    """Compare two answers of ``/v1/rank``; the largest difference of two weights or scores."""
     check(one["mode"] == other["mode"] == "p8", f"not by P8: {one['mode']}, {other['mode']}")
     left, right = one["results"], other["results"]
     check(len(left) == len(right) == TOP_K, f"expected {TOP_K} results: {left}, {right}")
     scores = {result["id"]: result["score"] for result in left}
     furthest = max(abs(a - b) for a, b in zip(one["alpha"], other["alpha"], strict=True))
     for a, b in zip(left, right, strict=True):
-        # As good as what stands there, and the same chunk, unless the last place is shared.
+        # It scores as what stands in its place here, and as itself, if it is among the ten here.
         near = [a["score"], scores.get(b["id"], a["score"])]
         differences = [abs(b["score"] - score) for score in near]
         furthest = max(furthest, *differences)
@@ -64,16 +63,12 @@ def compare(here: Service, there: Service, ids: list[str]) -> str:
 def main(words: list[str]) -> None:
     """Run what the command line says."""
     if len(words) == 2 and words[0] == "--wait":
-        wire.READY_WITHIN_S = PATIENCE_S
-        Service(words[1]).wait()
+        Service(words[1]).wait(within_s=PATIENCE_S)
         return
     check(len(words) == 3, "usage: alike.py [--wait] URL [URL DATA]")
     ids = list(longest_document(Path(words[2])))
     check(len(ids) > WINDOWS + 5, f"DATA: expected a document of more than {WINDOWS + 5} chunks")
-    here, there = Service(words[0]), Service(words[1])
-    for service in (here, there):
-        service.wait()
-    sys.stdout.write(compare(here, there, ids) + "\n")
+    sys.stdout.write(compare(Service(words[0]), Service(words[1]), ids) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@
 # PROCESSOR  as qemu names them (default: neoverse-n1, which has neither SVE nor bfloat16, and
 #            neoverse-v1, which has both)
 #
-# Environment: IMAGE (what to compare with; built if it is not there), TORCH_INDEX_URL and TORCH_SHA256
-# (as in the Dockerfile, for the wheel for arm64).
+# Environment: IMAGE (name), TORCH_INDEX_URL, TORCH_SHA256 (of the wheel for arm64), as in the Dockerfile.
 set -euo pipefail
 
 if [ $# -lt 1 ]; then
@@ -121,11 +120,9 @@ compare() { # compare PROCESSOR
 install_tools
 python3 -m venv "$work/venv"
 register_qemu
-if ! podman image exists "$image"; then
-    make_base
-    say "building for this machine"
-    build_image "" "$image"
-fi
+make_base
+say "building for this machine"
+TORCH_SHA256='' build_image "" "$image"
 arch=arm64
 base=localhost/python:3.11-slim-arm64
 make_base
@@ -134,6 +131,7 @@ build_image "" "$image-arm64"
 here_port=$(free_port)
 here_url=http://127.0.0.1:$here_port
 start "$here_name" "$image" "$here_port"
+python3 "$here/ask.py" --wait "$here_url" || fail "the one for this machine does not come up"
 for processor in "${processors[@]}"; do
     compare "$processor"
 done

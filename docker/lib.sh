@@ -4,8 +4,8 @@
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
 shipped=$root/checkpoints/p8-minilm-l6-v2
-arch=${ARCH:-}
-base=${BASE_IMAGE:-localhost/python:3.11-slim${arch:+-$arch}}
+base=${BASE_IMAGE:-localhost/python:3.11-slim}
+arch= # another than this machine's
 export BUILDAH_ISOLATION=chroot
 
 work=$(mktemp -d)
@@ -75,7 +75,7 @@ make_base() {
     if buildah inspect --type image "$base" >/dev/null 2>&1; then
         return
     fi
-    [ -z "${BASE_IMAGE:-}" ] || fail "there is no image $base"
+    [[ $base == localhost/python:3.11-slim* ]] || fail "there is no image $base"
     say "making $base from Debian's packages"
     local sources=/etc/apt/sources.list.d/debian.sources from
     [ -e "$sources" ] || sources=/etc/apt/sources.list

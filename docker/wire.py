@@ -42,9 +42,9 @@ class Service:
         check(status == 200, f"{path} answered {status}: {answer}")
         return answer
 
-    def wait(self, path: str = "/readyz") -> None:
+    def wait(self, path: str = "/readyz", within_s: float = READY_WITHIN_S) -> None:
         """Wait until a path answers 200; by default, until ranks can be answered."""
-        until = time.monotonic() + READY_WITHIN_S
+        until = time.monotonic() + within_s
         while True:
             try:
                 with self._opener.open(self._url + path, timeout=TIMEOUT_S):
@@ -53,7 +53,7 @@ class Service:
                 told = error.read().decode(errors="replace")
             except OSError as error:
                 told = str(error)
-            check(time.monotonic() < until, f"{path}: not 200 in {READY_WITHIN_S:g} s: {told}")
+            check(time.monotonic() < until, f"{path}: not 200 in {within_s:g} s: {told}")
             time.sleep(0.02)
 
 

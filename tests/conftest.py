@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from models.model import P8Model
+from models.packed import has_bfloat16
 from tests.synthetic import shape
 
 
@@ -16,6 +17,15 @@ def _seed() -> None:
 @pytest.fixture
 def generator() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have bfloat16 computed in: on a processor without it, by plain layers, which are slow."""
+    if not has_bfloat16():
+        for module in ("models.packed", "service.lifecycle"):
+            monkeypatch.setattr(f"{module}.has_bfloat16", lambda: True)
+        monkeypatch.setattr("models.packed._can_pack", lambda: False)
 
 
 @pytest.fixture(

@@ -6,11 +6,9 @@ import torch
 
 from models import packed
 from models.model import P8Model
-from models.packed import Dtype, PackedP8, has_bfloat16, pack
+from models.packed import Dtype, PackedP8, pack
 from models.scoring import Method, Scorer
 from tests.synthetic import shape, unit_rows
-
-needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")
 
 
 def _windows(generator: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,7 +51,7 @@ def test_bfloat16_is_refused_by_a_processor_that_has_none(monkeypatch: pytest.Mo
     assert Scorer(model).dtype == "float32"
 
 
-@needs_bfloat16
+@pytest.mark.usefixtures("bfloat16")
 def test_bfloat16_changes_the_weights_alone(generator: np.random.Generator) -> None:
     model = P8Model(shape()).eval()
     context, mask = _windows(generator, 32)
@@ -90,9 +88,9 @@ def test_shapes_are_checked() -> None:
 
 @pytest.mark.parametrize("operators", ["fused", "plain"])
 @pytest.mark.parametrize(
-    ("dtype", "least", "most"),
-    [("float32", 0.0, 1e-5), pytest.param("bfloat16", 1e-5, 0.1, marks=needs_bfloat16)],
+    ("dtype", "least", "most"), [("float32", 0.0, 1e-5), ("bfloat16", 1e-5, 0.1)]
 )
+@pytest.mark.usefixtures("bfloat16")
 def test_a_packed_reranker_judges_alike(
     generator: np.random.Generator,
     monkeypatch: pytest.MonkeyPatch,

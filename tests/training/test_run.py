@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from models.checkpoint import load_checkpoint
 from models.model import P8Model
-from models.packed import has_bfloat16, pack
+from models.packed import pack
 from models.scoring import Scorer
 from service.modes import load_state
 from tests.prepared import write_walks
@@ -240,7 +240,7 @@ def test_an_earlier_checkpoint_is_judged_too(checkpoint: Path, tmp_path: Path) -
     assert not (checkpoint / "README.md").exists()
 
 
-@pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16")
+@pytest.mark.usefixtures("bfloat16")
 def test_evaluate_in_bfloat16_ranks_as_well(
     trained: Path,
     folders: Sequence[PreparedDataset],
